@@ -4,7 +4,7 @@ Every object is a named table; the name is its identity across reloads, and `Con
 Values here are already meant: seconds, bytes, units per second, `Networks`. `load.py` gets them from TOML, `check.py` looks across
 tables, `diff.py` compares two of them. Objects are frozen and compare by value: equal means "a reload does not touch it".
 
-Pure. Source of the defaults: `../shared/reference/features.md`-style survey of HAProxy, Envoy and nginx; each says which.
+Pure. Source of the defaults: the manuals of HAProxy, Envoy and nginx; each field says which.
 """
 
 from __future__ import annotations
