@@ -1,7 +1,8 @@
-"""Spans of time, sizes, rates and networks, as people write them. Pure.
+"""Spans of time, sizes, rates, networks and addresses, as people write them. Pure.
 
 Config text such as "250ms", "64KiB", "100/s" or "10.0.0.0/8" becomes plain numbers here, once; the rest of the gateway
-holds seconds (float), bytes (int), units per second (float) and `Networks`.
+holds seconds (float), bytes (int), units per second (float) and `Networks`. "10.0.0.1:80", "[::1]:80" and "unix:/path"
+become a `HostPort` or a `UnixPath`, whose str() is the one canonical text.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from typing import NewType
+
+import attrs
 
 Seconds = NewType("Seconds", float)
 Bytes = NewType("Bytes", int)
@@ -143,3 +146,109 @@ class Networks:
 
     def __hash__(self) -> int:
         return hash(self.networks)
+
+
+# -- addresses ------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class HostPort:
+    """"10.0.0.1:80", "[::1]:80" or "db.internal:5432". str() is the canonical text."""
+
+    host: str
+    """A numeric address in canonical form, without brackets, or a name in lower case."""
+    port: int
+    numeric: bool = attrs.field(eq=False, default=True)
+    """Whether `host` is an address; a name has to be resolved."""
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@attrs.frozen
+class UnixPath:
+    """"unix:/run/app.sock"."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+@attrs.frozen
+class InheritedFd:
+    """"fd:web": a listening socket that was opened for us, by its name (systemd's FileDescriptorName)."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"fd:{self.name}"
+
+
+EndpointAddress = HostPort | UnixPath
+BindAddress = HostPort | UnixPath | InheritedFd
+
+MAX_UNIX_PATH = 107
+"""Bytes in sockaddr_un.sun_path on Linux, without the closing NUL (unix(7))."""
+_HOST_PORT = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([0-9]{1,5})")
+# RFC 1123 2.1 labels; an underscore is no host name, but container and service names have them.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME = re.compile(rf"(?!.{{254}})(?:{_LABEL}\.)*{_LABEL}\.?")
+_FD_NAME = re.compile(r"[!-9;-~]{1,255}")  # systemd.socket(5): printable ASCII without ":"
+
+
+def parse_endpoint(text: str) -> EndpointAddress:
+    """Where to connect: "host:port", "[v6]:port" or "unix:/path"; ValueError says what is right."""
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    address = _parse_host_port(text)
+    if address.port == 0:
+        raise ValueError(f"{text!r} has port 0; write one from 1 to 65535")
+    return address
+
+
+def parse_bind(text: str) -> BindAddress:
+    """Where to listen: "0.0.0.0:80", "[::]:80", "localhost:80" (127.0.0.1), "unix:/path" or "fd:NAME".
+
+    ValueError says what is right. Other names are refused: what they resolve to may change under a reload. With port 0
+    the kernel chooses.
+    """
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    if text.startswith("fd:"):
+        name = text.removeprefix("fd:")
+        if not _FD_NAME.fullmatch(name):
+            raise ValueError(f'{text!r} names no inherited socket; write it as "fd:NAME"')
+        return InheritedFd(name)
+    address = _parse_host_port(text)
+    if address.host == "localhost":
+        return HostPort("127.0.0.1", address.port)
+    if not address.numeric:
+        raise ValueError(f'{text!r}: listen on an address, not a name; write it as "0.0.0.0:80", "[::]:80"')
+    return address
+
+
+def _parse_unix(text: str) -> UnixPath:
+    path = text.removeprefix("unix:")
+    if not path.startswith("/") or "\0" in path or path.endswith("/"):
+        raise ValueError(f'{text!r} is not a socket path; write it as "unix:/run/app.sock"')
+    if len(path.encode()) > MAX_UNIX_PATH:
+        raise ValueError(f"{text!r} is longer than the {MAX_UNIX_PATH} bytes that a socket path may have")
+    return UnixPath(path)
+
+
+def _parse_host_port(text: str) -> HostPort:
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f'{text!r} is not an address; write it as "10.0.0.1:80", "[::1]:80", "unix:/path"')
+    bracketed, plain, port = match[1], match[2], int(match[3])
+    try:
+        if bracketed is not None:
+            return HostPort(str(ipaddress.IPv6Address(bracketed)), port)
+        if plain.rpartition(".")[2].isdigit():  # no top-level domain is a number, so it can only be an address
+            return HostPort(str(ipaddress.IPv4Address(plain)), port)
+    except ValueError as exc:
+        raise ValueError(f"{text!r} is not an address ({exc})") from None
+    if not _NAME.fullmatch(plain):
+        raise ValueError(f'{text!r} is not an address; write it as "10.0.0.1:80", "[::1]:80", "name:80"')
+    return HostPort(plain.lower(), port, numeric=False)
