@@ -1,0 +1,97 @@
+# tcpgate's commands for people. `make` alone lists them; the lines with two hashes are that list.
+#
+# All of them work in a virtual environment here, .venv, made when it is needed and again when pyproject.toml changes.
+# Variables: PYTHON (3.11 or newer), and for install and uninstall DESTDIR and PREFIX.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PREFIX ?= /opt/tcpgate
+# The system's Python first: a venv on one in somebody's home cannot be read by the service's user.
+PYTHON ?= $(shell for python in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$python && break; done)
+
+# Rooms that do no I/O: their branches must be tested, and by their own tests.
+PURE := stats config codec policy filters state
+PURE_TESTS = $(wildcard $(PURE:%=tests/%) tests/test_errors.py tests/test_units.py)
+empty :=
+comma := ,
+COVERED := $(subst $(empty) $(empty),$(comma),$(PURE:%=tcpgate/%/**) tcpgate/errors.py tcpgate/units.py)
+PYTEST := $(BIN)/pytest
+TOML := etc/*.toml
+CODE := tcpgate tests .ci/branches.py
+
+.PHONY: help run test slow lint format cover drills drills-quick install uninstall clean
+
+help: ## This list
+	@echo "tcpgate: L4/L7 proxy and API gateway. make TARGET, with TARGET one of:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '  %-14s %s\n' $$name "$$text"; done
+
+# -- the virtual environment ----------------------------------------------------------------------------------------
+# Each stamp is written last, so a failed install is never taken for a done one.
+
+RUNS := $(VENV)/.can-run
+TESTS := $(VENV)/.can-test
+
+$(RUNS): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tcpgate needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 1; }
+	@.ci/venv "$(PYTHON)" $(VENV) -e .
+	@touch $@
+
+$(TESTS): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "tcpgate needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 1; }
+	@.ci/venv "$(PYTHON)" $(VENV) -e '.[dev]'
+	@touch $(RUNS) $@
+
+# -- try it ---------------------------------------------------------------------------------------------------------
+
+run: $(RUNS) ## Start the gateway on etc/quickstart.toml, with three small origins behind it
+	@exec $(BIN)/tcpgate demo
+
+# -- prove it -------------------------------------------------------------------------------------------------------
+
+test: $(TESTS) ## The fast tests
+	@$(PYTEST) -n 2
+
+slow: $(TESTS) ## The tests that take more than two seconds each
+	@$(PYTEST) -m slow
+
+lint: $(TESTS) ## ruff, mypy --strict, flake8-async, taplo
+	@echo "lint: ruff check" && $(BIN)/ruff check --quiet $(CODE)
+	@echo "lint: ruff format" && $(BIN)/ruff format --quiet --check $(CODE) || \
+		{ echo "lint: make format puts that right" >&2; exit 1; }
+	@echo "lint: mypy --strict" && $(BIN)/mypy --no-error-summary
+	@echo "lint: flake8-async" && $(BIN)/flake8 --isolated --select ASYNC1,ASYNC2,ASYNC3 --enable ASYNC1,ASYNC2,ASYNC3 $(CODE)
+	@echo "lint: taplo" && RUST_LOG=error $(BIN)/taplo lint --no-schema $(TOML) pyproject.toml
+
+format: $(TESTS) ## Let ruff lay the code out
+	@$(BIN)/ruff format $(CODE)
+
+cover: $(TESTS) ## Branch coverage of the pure rooms by their own tests; fails under 95 %
+	@rm -f .coverage .coverage.*
+	@$(PYTEST) -n 2 -q --cov --cov-report= $(PURE_TESTS)
+	@$(BIN)/coverage report --include='$(COVERED)'
+	@$(BIN)/coverage json --quiet --include='$(COVERED)' -o .coverage.json
+	@$(BIN)/python .ci/branches.py 95 .coverage.json
+
+drills: $(TESTS) ## Real servers, real load, real faults, at full length (needs nginx and wrk)
+	@$(PYTEST) -m drill -p no:randomly --timeout 1800 -v
+
+drills-quick: $(TESTS) ## The same drills, a tenth as long
+	@TCPGATE_DRILL_SCALE=0.1 $(PYTEST) -m drill -p no:randomly --timeout 600 -v
+
+# -- put it on a host -----------------------------------------------------------------------------------------------
+
+install: ## Onto this host, as root: /opt/tcpgate, /etc/tcpgate, the systemd units
+	@PYTHON="$(PYTHON)" PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" systemd/host install
+
+uninstall: ## Off this host again; config and state stay
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" systemd/host uninstall
+
+clean: ## Remove the virtual environment and every cache
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@find tcpgate tests -name __pycache__ -type d -prune -exec rm -rf {} +

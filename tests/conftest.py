@@ -1,0 +1,107 @@
+"""What tests of more than one room need: free ports, waiting with a deadline, certificates, the drills' length."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import attrs
+import hypothesis
+import pytest
+import trio
+import trustme
+
+# No deadline: a machine that is busy with something else is no bug. The blob makes a failure repeatable by hand.
+hypothesis.settings.register_profile("tcpgate", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("tcpgate")
+
+T = TypeVar("T")
+
+
+class Eventually(Protocol):
+    """`await eventually(probe)`: the first true value of `probe()`, which may be async."""
+
+    async def __call__(self, probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
+        """Fails the test after `within` seconds, saying `what` never came and what the probe said last."""
+        ...
+
+
+@attrs.frozen
+class Certificates:
+    """An authority of the tests' own, and certificates that it signed, as PEM files."""
+
+    directory: Path
+    authority: trustme.CA
+
+    @property
+    def ca(self) -> Path:
+        """The authority's certificate: what a client must trust."""
+        path = self.directory / "ca.pem"
+        if not path.exists():
+            self.authority.cert_pem.write_to_path(str(path))
+        return path
+
+    def issue(self, *names: str) -> tuple[Path, Path]:
+        """Certificate chain and key for `names` (host names or addresses), the same files for the same names."""
+        stem = "-".join(names).replace("*", "any").replace(":", ".")
+        chain, key = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
+        if not chain.exists():
+            leaf = self.authority.issue_cert(*names)
+            leaf.private_key_pem.write_to_path(str(key))
+            for blob in leaf.cert_chain_pems:
+                blob.write_to_path(str(chain), append=True)
+        return chain, key
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Call it for a TCP port of 127.0.0.1 that nobody listens on now, a different one each time."""
+    given: set[int] = set()
+
+    def find() -> int:
+        while True:
+            with socket.socket() as sock:
+                sock.bind(("127.0.0.1", 0))
+                port: int = sock.getsockname()[1]
+            if port not in given:
+                given.add(port)
+                return port
+
+    return find
+
+
+@pytest.fixture
+def eventually() -> Eventually:
+    """Waits, by asking again and again, for what another process or thread does. Real time: no autojump clock."""
+
+    async def wait(probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
+        deadline = time.monotonic() + within
+        pause = 0.005
+        while True:
+            value = probe()
+            found = await value if inspect.isawaitable(value) else value
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                pytest.fail(f"{what or probe} did not come about within {within:g} s; last: {found!r}")
+            await trio.sleep(pause)
+            pause = min(pause * 1.5, 0.1)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates from an authority that lives as long as the test run."""
+    return Certificates(tmp_path_factory.mktemp("certificates"), trustme.CA())
+
+
+@pytest.fixture(scope="session")
+def drill_scale() -> float:
+    """What a drill multiplies its counts and spans by: 1 at full length, 0.1 under `make drills-quick`."""
+    return float(os.environ.get("TCPGATE_DRILL_SCALE", "1"))
