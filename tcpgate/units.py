@@ -97,9 +97,13 @@ def format_size(count: int) -> str:
 def parse_network(text: str) -> Network:
     """The network meant by "10.0.0.0/8" or a bare address; ValueError says what is right."""
     try:
-        return ipaddress.ip_network(text)
+        network = ipaddress.ip_network(text)
     except ValueError as exc:
         raise ValueError(f'{text!r} is not a network; write it as "10.0.0.0/8", "2001:db8::/32" ({exc})') from None
+    # "::ffff:10.0.0.0/104" means IPv4, as such an address does in `Networks`; kept as IPv6 it would match nothing.
+    if network.version == 6 and network.prefixlen >= 96 and (mapped := network.network_address.ipv4_mapped):
+        return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 class Networks:
