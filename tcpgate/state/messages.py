@@ -9,28 +9,12 @@ A generation arrives in two steps, so that it is all or nothing over every worke
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 
 import attrs
 
 from tcpgate.config.schema import Config
-
-
-class EndpointState(enum.StrEnum):
-    """The six states of an endpoint; one word each, the same in the pick, the log, the API and the page."""
-
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    """Takes traffic, at less than its weight (slow start, or the last probe failed but not yet `fall` of them)."""
-    DRAINING = "draining"
-    """An operator's word, or removed by a reload: finishes what it has, takes nothing new."""
-    DOWN = "down"
-    """Active probes say so."""
-    EJECTED = "ejected"
-    """Live traffic says so, for a while."""
-    MAINT = "maint"
-    """An operator's word: takes nothing, is not probed."""
+from tcpgate.policy.health import EndpointState
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +28,8 @@ class EndpointStatus:
     """Effective: the config's or the operator's, times slow start."""
     cause: str = ""
     """Why, for a person: "probe: connect refused (3 of 3)"."""
+    unproved: bool = False
+    """Not yet probed: taken only while no endpoint of the upstream is known to be good."""
 
 
 # -- down -----------------------------------------------------------------------------------------------------------
@@ -55,11 +41,14 @@ class Prepare:
 
     generation: int
     config: Config
-    sockets: tuple[tuple[str, str], ...]
-    """(listener, bind text) of each socket that this worker does not have yet."""
+    sockets: tuple[str, ...]
+    """Bind text of each listening socket that this worker does not have yet. A socket's identity is its bind text, so a
+    listener that is renamed, or that takes another's address over, goes on with the same socket and the same backlog."""
     slots: Mapping[str, int]
     """Series key -> first slot on the shared page (`stats/page.py`); the whole map, it never shrinks in a run."""
     statuses: tuple[EndpointStatus, ...]
+    workers: int
+    """How many workers there are, so how many pages to sum over."""
 
 
 @attrs.frozen(kw_only=True)
