@@ -1,17 +1,21 @@
 """The shared page: counters and gauges of every process in one memfd, without a lock.
 
-Theory of operation. The supervisor makes the memfd: `pages` equal pages of 64-bit signed slots. Page 0 is the supervisor's,
-page n is worker n's. A process writes only its own page and may read all of them, so a sum over pages is the host's truth, a
-metric needs no message, and least-connections sees every worker. A slot is one aligned 8-byte word, which the CPU writes whole;
-there is no torn read and nothing to lock. A page outlives its worker: the worker that takes its place goes on counting
-where it stopped, so a counter never goes back. What must not outlive it (gauges such as exchanges in flight) the supervisor
-zeroes when the worker is gone (`zero_gauges`), before the next one starts.
+Theory of operation. The supervisor makes the memfd: `pages` equal pages of 64-bit signed slots. Page 0 is the
+supervisor's, page n is worker n's. A process writes only its own page and may read all of them, so a sum over pages
+is the host's truth, a metric needs no message, and least-connections sees every worker. A slot is one aligned 8-byte
+word, which the CPU writes whole; there is no torn read and nothing to lock. A page outlives its worker: the worker
+that takes its place goes on counting where it stopped, so a counter never goes back. What must not outlive it (gauges
+such as exchanges in flight) the supervisor zeroes when the worker is gone (`zero_gauges`), before the next one
+starts.
 
-What stands where is the supervisor's to decide (`Layout`) and travels with each generation: a series key ("endpoint/api/10.0.0.1:80") has
-a block of consecutive slots, one per field of its kind. A key keeps its block for the whole run, so a reload that removes and
-brings back an endpoint goes on counting. The memfd is sparse: an unused slot costs no memory.
+What stands where is the supervisor's to decide (`Layout`) and travels with each generation: a series key
+("endpoint/api/10.0.0.1:80") has a block of consecutive slots, one per field of its kind. A key keeps its block for
+the whole run, so a reload that removes and brings back an endpoint goes on counting. The memfd is sparse: a slot that
+nobody touched costs no memory. Reading is touching (the kernel fills what is read through a mapping), so sum over the
+pages of the workers that there were, not over all.
 
-Pure but for the mapping itself. Source: single-writer counters as in HAProxy's shm-stats-file and Linux per-CPU counters.
+Pure but for the mapping itself. Source: single-writer counters as in HAProxy's shm-stats-file and Linux per-CPU
+counters.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 
+from tcpgate.stats import histogram
+
 SLOT_BYTES = 8
 SLOTS_PER_PAGE = 1 << 20
-"""8 MiB of address space a page; sparse, so only what is used is paid for. 10,000 routes with 8 fields take 80,000."""
+"""8 MiB of address space a page; sparse, so only what is used is paid for. 10,000 routes take 250,000."""
 MAX_PAGES = 65
 """The supervisor and 64 workers."""
 
@@ -37,7 +43,16 @@ WORKER_FIELDS = (
     "bytes_out",
 )
 LISTENER_FIELDS = ("connections", "accepted", "refused", "exchanges", "bytes_in", "bytes_out", "bad_requests")
-ROUTE_FIELDS = ("exchanges", "status_1xx", "status_2xx", "status_3xx", "status_4xx", "status_5xx", "by_gateway")
+ROUTE_FIELDS = (
+    "exchanges",
+    "status_1xx",
+    "status_2xx",
+    "status_3xx",
+    "status_4xx",
+    "status_5xx",
+    "by_gateway",
+    *histogram.field_names("total"),  # from an exchange's first byte to its last
+)
 ENDPOINT_FIELDS = (
     "active",  # gauge: exchanges (L7) or flows (L4) in flight
     "connections",  # gauge: open connections, idle ones too
@@ -49,6 +64,7 @@ ENDPOINT_FIELDS = (
     "reused",
     "bytes_in",  # from the endpoint
     "bytes_out",  # to the endpoint
+    *histogram.field_names("first_byte"),  # from the request's end to the response head; the connect of a flow (L4)
 )
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "worker": WORKER_FIELDS,
@@ -56,6 +72,10 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "route": ROUTE_FIELDS,
     "endpoint": ENDPOINT_FIELDS,
 }
+OFFSETS: Mapping[str, Mapping[str, int]] = {
+    kind: {field: offset for offset, field in enumerate(fields)} for kind, fields in FIELDS.items()
+}
+"""Kind -> field -> its slot, counted from the block's first. A histogram is given by its first field."""
 GAUGES: Mapping[str, tuple[str, ...]] = {
     "worker": ("connections",),
     "listener": ("connections",),
@@ -106,7 +126,7 @@ class SharedPage:
         for key, block in blocks.items():
             kind = key.partition("/")[0]
             for field in GAUGES.get(kind, ()):
-                page[block + FIELDS[kind].index(field)] = 0
+                page[block + OFFSETS[kind][field]] = 0
 
     def close(self) -> None:
         """Unmap. Views handed out must no longer be used."""
