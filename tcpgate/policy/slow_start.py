@@ -17,6 +17,15 @@ from tcpgate.config.schema import SlowStart
 STEPS = 20
 
 
+def factor(elapsed: float, spec: SlowStart) -> float:
+    """The share of its weight that an endpoint has `elapsed` seconds after it came back: more than 0, at most 1."""
+    elapsed = max(0.0, elapsed)
+    if elapsed >= spec.window:
+        return 1.0
+    climbed: float = (elapsed / spec.window) ** (1 / spec.aggression)
+    return max(spec.floor, climbed)
+
+
 @attrs.define
 class Ramp:
     """One endpoint's climb. At rest (not climbing) its factor is 1."""
@@ -35,8 +44,7 @@ class Ramp:
         """The share of its weight that the endpoint has, as of the last `advance`: more than 0, at most 1."""
         if self._began is None:
             return 1.0
-        climbed: float = (self._step / STEPS) ** (1 / self.spec.aggression)
-        return max(self.spec.floor, climbed)
+        return factor(self._step * self.spec.window / STEPS, self.spec)
 
     def begin(self, now: float) -> None:
         """Start from the floor; nothing happens if the spec has no slow start."""

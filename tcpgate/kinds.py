@@ -1,0 +1,38 @@
+"""Every pluggable kind by the name that the config gives it, on one page.
+
+A kind is one class and its spec in one file, and one line here. Nothing registers itself: these tables are what there
+is, they are passed as arguments, and the tests are parametrised over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tcpgate.policy.balancers.base import Balancer
+from tcpgate.policy.balancers.first import First
+from tcpgate.policy.balancers.least_connections import LeastConnections
+from tcpgate.policy.balancers.maglev import Maglev
+from tcpgate.policy.balancers.p2c import PowerOfTwo
+from tcpgate.policy.balancers.peak_ewma import LeastLatency
+from tcpgate.policy.balancers.random_pick import RandomPick
+from tcpgate.policy.balancers.rendezvous import Rendezvous
+from tcpgate.policy.balancers.ring_hash import RingHash
+from tcpgate.policy.balancers.round_robin import RoundRobin
+from tcpgate.policy.balancers.source_hash import SourceHash
+from tcpgate.policy.balancers.weighted_round_robin import WeightedRoundRobin
+
+# -- balancers: `balance` of an upstream ------------------------------------------------------------------------------
+
+BALANCERS: Mapping[str, type[Balancer]] = {
+    "round_robin": RoundRobin,
+    "weighted_round_robin": WeightedRoundRobin,
+    "least_connections": LeastConnections,
+    "random": RandomPick,
+    "p2c": PowerOfTwo,
+    "peak_ewma": LeastLatency,
+    "source_hash": SourceHash,
+    "ring_hash": RingHash,
+    "maglev": Maglev,
+    "rendezvous": Rendezvous,
+    "first": First,
+}
