@@ -40,15 +40,20 @@ help: ## This list
 RUNS := $(VENV)/.can-run
 TESTS := $(VENV)/.can-test
 
+# A work tree that was moved or copied brings a venv whose scripts name the old place.
+ifneq ($(shell cat $(VENV)/.where 2>/dev/null),$(CURDIR))
+.PHONY: $(RUNS) $(TESTS)
+endif
+
 $(RUNS): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "tcpgate needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 1; }
 	@.ci/venv "$(PYTHON)" $(VENV) -e .
-	@touch $@
+	@echo $(CURDIR) >$(VENV)/.where && touch $@
 
 $(TESTS): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "tcpgate needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 1; }
 	@.ci/venv "$(PYTHON)" $(VENV) -e '.[dev]'
-	@touch $(RUNS) $@
+	@echo $(CURDIR) >$(VENV)/.where && touch $(RUNS) $@
 
 # -- try it ---------------------------------------------------------------------------------------------------------
 
