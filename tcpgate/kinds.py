@@ -6,8 +6,12 @@ is, they are passed as arguments, and the tests are parametrised over them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from tcpgate.config import schema
+from tcpgate.filters.access import Access
+from tcpgate.filters.base import Filter
+from tcpgate.filters.headers import Headers
 from tcpgate.policy.balancers.base import Balancer
 from tcpgate.policy.balancers.first import First
 from tcpgate.policy.balancers.least_connections import LeastConnections
@@ -36,3 +40,16 @@ BALANCERS: Mapping[str, type[Balancer]] = {
     "rendezvous": Rendezvous,
     "first": First,
 }
+
+# -- filters: `kind` of a filter --------------------------------------------------------------------------------------
+
+FILTERS: Mapping[str, Callable[..., Filter]] = {
+    "headers": Headers,
+    "access": Access,
+}
+"""Each is made from the spec of its own kind (`schema.FILTER_SPECS`)."""
+
+
+def make_filter(spec: schema.Filter) -> Filter:
+    """The filter that `spec` describes."""
+    return FILTERS[spec.kind](spec)
