@@ -63,7 +63,7 @@ class EndpointState(enum.StrEnum):
 
     HEALTHY = "healthy"
     DEGRADED = "degraded"
-    """Takes traffic, but is in slow start (at less than its weight), or its last probe failed, not yet `fall` of them."""
+    """Takes traffic, but is in slow start (at less than its weight), or its last probe failed, not yet the `fall`th."""
     DRAINING = "draining"
     """An operator's word, or removed by a reload: finishes what it has, takes nothing new. Still probed."""
     DOWN = "down"
