@@ -47,6 +47,8 @@ class Prepare:
     slots: Mapping[str, int]
     """Series key -> first slot on the shared page (`stats/page.py`); the whole map, it never shrinks in a run."""
     statuses: tuple[EndpointStatus, ...]
+    name: str
+    """The gateway's pseudonym in Via, the same in every worker, another for each gateway."""
     workers: int
     """How many workers there are, so how many pages to sum over."""
 

@@ -1,0 +1,323 @@
+"""The admin API without its HTTP: which call does what, and what it answers.
+
+One table (`CALLS`) maps method and path to a function; `handle` does the rest: 404, 405 with Allow, bad JSON, errors as RFC 9457
+problem documents. The command line, the dashboard and people with curl all use these same calls.
+
+Source: `interface`, the public contract (README, "Admin API"); RFC 9110 15.5.6 (405), RFC 9457. Owner: `admin.py` calls it, a task per connection.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import attrs
+
+from tcpgate.config import schema
+from tcpgate.config.export import dump
+from tcpgate.control.health import EndpointReport, HealthBoard
+from tcpgate.control.reload import Reloader, ReloadResult
+from tcpgate.policy.health import Word
+from tcpgate.policy.route import RouteTable
+from tcpgate.policy.route_order import order
+from tcpgate.stats.journal import Event, Journal
+from tcpgate.stats.page import Layout, SharedPage
+from tcpgate.stats.totals import totals, worker_figures
+
+Json = Any
+JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plain; charset=utf-8"
+MOST_EVENTS = 1000
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """One call, as the server read it."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes
+    parts: Mapping[str, str] = attrs.field(factory=dict)
+    """What the path's placeholders stand for."""
+
+    @classmethod
+    def parse(cls, method: str, target: str, body: bytes) -> Request:
+        """From a request line's method and target."""
+        path, _, query = target.partition("?")
+        return cls(method=method, path=path, query={k: v[-1] for k, v in parse_qs(query).items()}, body=body)
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """What the server sends."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    fields: tuple[tuple[str, str], ...] = ()
+
+
+class Problem(Exception):
+    """A call that cannot be done; becomes a problem document."""
+
+    def __init__(self, status: int, detail: str, **more: Json) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.more = more
+
+
+def answer_json(document: Json, status: int = 200, fields: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """`document` as JSON."""
+    return Answer(status=status, body=json.dumps(document, indent=2).encode() + b"\n", fields=fields)
+
+
+def answer_problem(status: int, detail: str, fields: tuple[tuple[str, str], ...] = (), **more: Json) -> Answer:
+    """An RFC 9457 problem document."""
+    document = {"type": "about:blank", "status": status, "detail": detail, **more}
+    body = json.dumps(document, indent=2).encode() + b"\n"
+    return Answer(status=status, body=body, content_type=PROBLEM, fields=fields)
+
+
+@attrs.frozen(kw_only=True)
+class Api:
+    """What the calls work with."""
+
+    reload: Callable[[], Awaitable[ReloadResult]]
+    reloader: Reloader
+    board: HealthBoard
+    journal: Journal
+    tell: Callable[[str, str, str, Mapping[str, str | int | float]], None]
+    shared: SharedPage
+    layout: Layout
+    workers: Callable[[], Mapping[int, int]]
+    """Worker index -> pid, of those that live."""
+    processes: Callable[[], int]
+    is_ready: Callable[[], bool]
+    is_stopping: Callable[[], bool]
+    started: float
+    """Seconds since the epoch."""
+
+    async def handle(self, request: Request) -> Answer:
+        """Answer one call."""
+        allowed: list[str] = []
+        for method, pattern, call in CALLS:
+            match = pattern.fullmatch(request.path)
+            if match is None:
+                continue
+            if method != request.method and not (method == "GET" and request.method == "HEAD"):
+                allowed.append(method)
+                continue
+            parts = {name: unquote(value) for name, value in match.groupdict().items()}
+            try:
+                answer = call(self, attrs.evolve(request, parts=parts))
+                return answer if isinstance(answer, Answer) else await answer
+            except Problem as exc:
+                return answer_problem(exc.status, exc.detail, **exc.more)
+        if allowed:
+            return answer_problem(405, f"allowed here: {', '.join(allowed)}", (("Allow", ", ".join(allowed)),))
+        return answer_problem(404, f"no such call: {request.method} {request.path}; GET /api/v1/ lists them")
+
+    @property
+    def config(self) -> schema.Config:
+        """The one that serves."""
+        return self.reloader.config or schema.Config()
+
+    def counts(self, kind: str, name: str) -> dict[str, int]:
+        """A series' counters, summed over all processes."""
+        return totals(self.shared, self.layout.blocks, kind, name, self.processes())
+
+
+# -- the calls ------------------------------------------------------------------------------------------------------
+
+
+def list_calls(api: Api, request: Request) -> Answer:
+    """Every call, with its one line."""
+    return answer_json([{"method": m, "path": _readable(p), "does": (c.__doc__ or "").split("\n")[0]} for m, p, c in CALLS])
+
+
+def healthz(api: Api, request: Request) -> Answer:
+    """200 while the process lives and its loop turns."""
+    return Answer(status=200, body=b"ok\n", content_type=TEXT)
+
+
+def readyz(api: Api, request: Request) -> Answer:
+    """200 if the gateway would take traffic, else 503 with why."""
+    if api.is_ready():
+        return Answer(status=200, body=b"ready\n", content_type=TEXT)
+    why = b"stopping\n" if api.is_stopping() else b"starting\n"
+    return Answer(status=503, body=why, content_type=TEXT)
+
+
+def status(api: Api, request: Request) -> Answer:
+    """The gateway as a whole: generation, last reload, workers, endpoints up."""
+    states = [one.state for one in api.board.statuses()]
+    last = api.reloader.last
+    pids = api.workers()
+    return answer_json(
+        {
+            "version": version("tcpgate"),
+            "pid": os.getpid(),
+            "uptime_seconds": round(time.time() - api.started, 3),
+            "ready": api.is_ready(),
+            "stopping": api.is_stopping(),
+            "generation": api.reloader.generation,
+            "reloads": api.reloader.counts,
+            "last_reload": reload_document(last) if last else None,
+            "warnings": list(api.reloader.warnings),
+            "endpoints": {"total": len(states), "up": sum(state in ("healthy", "degraded") for state in states)},
+            "workers": [{"index": i, "pid": pid, **worker_figures(api.shared, i)} for i, pid in sorted(pids.items())],
+            "totals": _worker_totals(api),
+        }
+    )
+
+
+def listeners(api: Api, request: Request) -> Answer:
+    """Every listener with its addresses and counters."""
+    return answer_json(
+        [
+            {"name": name, "bind": list(one.bind), "protocol": one.protocol, **api.counts("listener", name)}
+            for name, one in api.config.listeners.items()
+        ]
+    )
+
+
+def routes(api: Api, request: Request) -> Answer:
+    """Every route in the order in which it is tried, with its counters."""
+    rows = [attrs.asdict(row) for row in order(table_of(api.config))]
+    return answer_json([{**row, **api.counts("route", row["route"])} for row in rows])
+
+
+def upstreams(api: Api, request: Request) -> Answer:
+    """Every upstream with its endpoints: state, cause, weight, history, counters."""
+    wanted = request.parts.get("name")
+    if wanted is not None and wanted not in api.config.upstreams:
+        raise Problem(404, f"no upstream {wanted!r}; there are: {', '.join(sorted(api.config.upstreams)) or 'none'}")
+    reports = api.board.describe()
+    rows = [
+        {
+            "name": name,
+            "balance": spec.balance,
+            "endpoints": [_endpoint(api, report) for report in reports if report.upstream == name],
+        }
+        for name, spec in api.config.upstreams.items()
+        if wanted in (None, name)
+    ]
+    return answer_json(rows if wanted is None else rows[0])
+
+
+async def put_endpoint(api: Api, request: Request) -> Answer:
+    """Set an endpoint's state (ready, drain, maint) or weight: {"state": "drain"} or {"weight": 3}."""
+    upstream, address = request.parts["name"], request.parts["address"]
+    group = api.config.upstreams.get(upstream)
+    if group is None or all(one.address != address for one in group.endpoints):
+        known = ", ".join(f"{u}/{e.address}" for u, spec in api.config.upstreams.items() for e in spec.endpoints)
+        raise Problem(404, f"no endpoint {upstream}/{address}; there are: {known or 'none'}")
+    wish = _object(request.body)
+    unknown = wish.keys() - {"state", "weight"}
+    if unknown or not wish:
+        raise Problem(400, 'send {"state": "ready" | "drain" | "maint"} or {"weight": 0 to 256, or null for the config\'s}')
+    if "state" in wish and wish["state"] not in ("ready", "drain", "maint"):
+        raise Problem(400, f'state must be "ready", "drain" or "maint", not {json.dumps(wish["state"])}')
+    weight = wish.get("weight")
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= schema.MAX_WEIGHT):
+        raise Problem(400, f"weight must be a whole number from 0 to {schema.MAX_WEIGHT}, or null for the config's")
+    if "state" in wish:
+        api.board.command(upstream, address, Word(wish["state"]))
+    if "weight" in wish:
+        api.board.set_weight(upstream, address, weight)
+    api.tell("admin_command", "info", f"operator: {upstream}/{address}: {json.dumps(wish)}", {})
+    report = next(one for one in api.board.describe() if (one.upstream, one.endpoint) == (upstream, address))
+    return answer_json(_endpoint(api, report))
+
+
+def config(api: Api, request: Request) -> Answer:
+    """The config that serves, defaults filled in, secrets hidden."""
+    document = dump(api.config)
+    etag = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:32]
+    return answer_json(document, fields=(("ETag", f'"{etag}"'),))
+
+
+async def post_reload(api: Api, request: Request) -> Answer:
+    """Read the config again and make it serve; the answer comes when that is done, and tells the truth."""
+    result = await api.reload()
+    return answer_json(reload_document(result), 200 if result.ok else 422)
+
+
+def events(api: Api, request: Request) -> Answer:
+    """What happened, oldest first; ?since=SEQ gives only later ones, ?limit=N the last N."""
+    try:
+        since, limit = int(request.query.get("since", "0")), int(request.query.get("limit", "100"))
+    except ValueError:
+        raise Problem(400, "since and limit are whole numbers") from None
+    found = api.journal.since(since)[-max(1, min(limit, MOST_EVENTS)) :]
+    return answer_json([_event(event) for event in found])
+
+
+def table_of(config: schema.Config) -> RouteTable:
+    """The match table of a config, for people to look at."""
+    return RouteTable.build(config.routes, [name for name, one in config.listeners.items() if one.protocol == "http"])
+
+
+def _endpoint(api: Api, report: EndpointReport) -> Json:
+    return {**attrs.asdict(report), **api.counts("endpoint", f"{report.upstream}/{report.endpoint}")}
+
+
+def _event(event: Event) -> Json:
+    at = datetime.datetime.fromtimestamp(event.ts, datetime.UTC).isoformat(timespec="milliseconds")
+    return {**attrs.asdict(event), "time": at}
+
+
+def reload_document(result: ReloadResult) -> Json:
+    """A reload's result for the API and the command line."""
+    return {**attrs.asdict(result), "summary": result.summary}
+
+
+def _worker_totals(api: Api) -> dict[str, int]:
+    figures = [worker_figures(api.shared, index) for index in range(1, api.processes() + 1)]
+    fields = ("connections", "accepted", "exchanges", "log_dropped", "bytes_in", "bytes_out")
+    return {field: sum(one[field] for one in figures) for field in fields}
+
+
+def _object(body: bytes) -> dict[str, Json]:
+    try:
+        document = json.loads(body)
+    except ValueError as exc:
+        raise Problem(400, f"the body is not JSON: {exc}") from None
+    if not isinstance(document, dict):
+        raise Problem(400, "the body must be a JSON object")
+    return document
+
+
+def _path(template: str) -> re.Pattern[str]:
+    """"/a/{name}" as a pattern; a placeholder is one segment, percent-encoded where it needs to be."""
+    return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(template)))
+
+
+def _readable(pattern: re.Pattern[str]) -> str:
+    return re.sub(r"\(\?P<(\w+)>\[\^/\]\+\)", r"{\1}", pattern.pattern).replace("\\", "")
+
+
+Call = Callable[[Api, Request], Answer | Awaitable[Answer]]
+CALLS: tuple[tuple[str, re.Pattern[str], Call], ...] = (
+    ("GET", _path("/healthz"), healthz),
+    ("GET", _path("/readyz"), readyz),
+    ("GET", _path("/api/v1/"), list_calls),
+    ("GET", _path("/api/v1/status"), status),
+    ("GET", _path("/api/v1/listeners"), listeners),
+    ("GET", _path("/api/v1/routes"), routes),
+    ("GET", _path("/api/v1/upstreams"), upstreams),
+    ("GET", _path("/api/v1/upstreams/{name}"), upstreams),
+    ("PUT", _path("/api/v1/upstreams/{name}/endpoints/{address}"), put_endpoint),
+    ("GET", _path("/api/v1/config"), config),
+    ("POST", _path("/api/v1/reload"), post_reload),
+    ("GET", _path("/api/v1/events"), events),
+)

@@ -1,0 +1,113 @@
+"""The end of an exchange: its counters, its phases, its access record. One function, for whatever the exchange came to.
+
+Synchronous, called exactly once per exchange, so no cancellation can split the books. The lane ends its exchanges here too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import trio
+
+from tcpgate.errors import REASONS, GateError, Reason, Side
+from tcpgate.proxy.plane import WORKER_BYTES_IN, WORKER_BYTES_OUT, WORKER_EXCHANGES
+from tcpgate.state.snapshot import (
+    LISTENER_BYTES_IN,
+    LISTENER_BYTES_OUT,
+    LISTENER_EXCHANGES,
+    ROUTE_BY_GATEWAY,
+    ROUTE_EXCHANGES,
+    ROUTE_STATUS,
+)
+
+if TYPE_CHECKING:
+    from tcpgate.proxy.exchange import Exchange
+    from tcpgate.proxy.http import HttpConnection
+    from tcpgate.stats.record import AccessRecord
+
+
+def end(exchange: Exchange) -> None:
+    """Close the books of an exchange."""
+    record = exchange.record
+    _judge(exchange, record)
+    record.auth, record.limit = exchange.view.auth, exchange.view.limit
+    _phases(exchange)
+    if exchange.plan is not None:
+        page, block = exchange.plane.page, exchange.plan.block
+        page[block + ROUTE_EXCHANGES] += 1
+        if 100 <= record.status < 600:
+            page[block + ROUTE_STATUS + record.status // 100] += 1
+        if record.answered_by is not Side.UPSTREAM:
+            page[block + ROUTE_BY_GATEWAY] += 1
+    write(exchange.connection, record)
+
+
+def write(connection: HttpConnection, record: AccessRecord) -> None:
+    """What every record has in common, a request that could not be read too: bytes, the listener's counters, the line."""
+    stream, plane, block = connection.stream, connection.plane, connection.plan.block
+    record.bytes_in = stream.bytes_in - connection.counted_in
+    record.bytes_out = stream.bytes_out - connection.counted_out
+    connection.counted_in, connection.counted_out = stream.bytes_in, stream.bytes_out
+    record.t.total = trio.current_time() - connection.exchange_began
+    page = plane.page
+    page[WORKER_EXCHANGES] += 1
+    page[WORKER_BYTES_IN] += record.bytes_in
+    page[WORKER_BYTES_OUT] += record.bytes_out
+    page[block + LISTENER_EXCHANGES] += 1
+    page[block + LISTENER_BYTES_IN] += record.bytes_in
+    page[block + LISTENER_BYTES_OUT] += record.bytes_out
+    plane.write(record)
+
+
+def _judge(exchange: Exchange, record: AccessRecord) -> None:
+    """Who answered, and the one reason."""
+    failure = exchange.failure
+    if failure is not None:
+        blame(record, failure)
+        if exchange.attempt is not None and exchange.attempt.passed_on and record.status:
+            record.answered_by = Side.UPSTREAM  # its status had gone out before it failed
+    elif exchange.tunnel is not None:
+        record.reason, record.answered_by = exchange.tunnel.reason, Side.UPSTREAM
+        record.detail = exchange.tunnel.detail
+    elif exchange.plan is not None and exchange.plan.spec.respond is not None:
+        record.reason, record.answered_by = Reason.RESPOND, Side.GATEWAY
+    elif exchange.plan is not None and exchange.plan.spec.redirect is not None:
+        record.reason, record.answered_by = Reason.REDIRECT, Side.GATEWAY
+    else:
+        record.reason, record.answered_by = Reason.OK, Side.UPSTREAM
+
+
+def blame(record: AccessRecord, failure: GateError) -> None:
+    """Put a failure into the record: its reason, what the system said, and who ended it."""
+    record.reason, record.detail = failure.reason, failure.detail
+    status = failure.status
+    record.answered_by = Side.CLIENT if status == 499 else Side.GATEWAY
+    if status == 499 or not record.status:
+        record.status = status
+    record.rule = record.rule or RULES.get(failure.reason, "")
+
+
+RULES = {
+    Reason.HEAD_TIMEOUT: "timeouts.head",
+    Reason.BODY_TIMEOUT: "timeouts.min_rate",
+    Reason.CLIENT_SLOW: "timeouts.min_rate",
+    Reason.BODY_TOO_LARGE: "limits.body",
+    Reason.TARGET_TOO_LONG: "limits.target",
+    Reason.HEAD_TOO_LARGE: "limits.head",
+}
+"""The listener's keys that decide some reasons; `listeners.NAME.` goes before."""
+
+
+def _phases(exchange: Exchange) -> None:
+    """Where the time went, from the points that the last attempt has left."""
+    attempt, t = exchange.attempt, exchange.record.t
+    t.head = exchange.connection.head_seconds
+    if attempt is None:
+        return
+    if not attempt.reused and not math.isnan(attempt.connected_at):
+        t.connect = attempt.connected_at - attempt.started
+    if not math.isnan(attempt.first_byte_at):
+        sent = attempt.sent_at if attempt.sent_at <= attempt.first_byte_at else attempt.connected_at
+        t.first_byte = attempt.first_byte_at - sent
+        t.body = trio.current_time() - attempt.first_byte_at

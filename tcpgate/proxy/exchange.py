@@ -1,0 +1,200 @@
+"""A request's life: routed, filtered, sent to an endpoint (to another if that is safe), answered, told.
+
+    run                 the deadline of the whole exchange around what follows
+      route             which route (policy/route)
+      filter            each of the route's filters says Continue or answers itself (filters/)
+      respond | forward the route's own answer, or attempts at endpoints
+        pick            the balancer's choice, never one that this exchange has tried (policy/spread)
+        attempt         one try (attempt.py): connect, send, receive, pass on
+        may_retry       whether another try is safe (policy/retry)
+      answer            errors become an answer of the gateway's own, once (answer.py)
+    end                 counters and the access record: the one function that ends every exchange (account.py)
+
+Owner: the connection's task (http.py). Cancelled (the drain is over): the record still gets written, with `drained`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from tcpgate.codec import forwarded
+from tcpgate.codec.events import NO_FIELDS, Fields, RequestHead, ResponseHead
+from tcpgate.config import schema
+from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Retry
+from tcpgate.filters.base import RequestView, Respond
+from tcpgate.net.relay import RelayOutcome
+from tcpgate.policy.path import match_path
+from tcpgate.policy.retry import may_retry
+from tcpgate.policy.route import BadPath, Found, MethodNotAllowed
+from tcpgate.proxy import account, answer, heads
+from tcpgate.proxy.attempt import Attempt
+from tcpgate.proxy.body import RequestBody
+from tcpgate.state.keys import key_of
+from tcpgate.state.runtime import USABLE, EndpointRuntime, UpstreamRuntime
+from tcpgate.state.snapshot import RoutePlan
+from tcpgate.stats.record import AccessRecord
+from tcpgate.stats.record import Attempt as AttemptRecord
+
+if TYPE_CHECKING:
+    from tcpgate.proxy.http import HttpConnection
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(self, connection: HttpConnection, head: RequestHead, record: AccessRecord) -> None:
+        self.connection = connection
+        self.plane = connection.plane
+        self.snapshot = connection.plane.snapshot  # read once: a reload does not change an exchange under way
+        self.head = head
+        self.record = record
+        self.outgoing_fields = NO_FIELDS
+        self.view = RequestView(head=head, client=heads.client_of(connection, head))
+        self.plan: RoutePlan | None = None
+        self.attempt: Attempt | None = None
+        """The one under way, or the last."""
+        self.tunnel: RelayOutcome | None = None
+        """How the tunnel ended, if it became one."""
+        self.failure: GateError | None = None
+        """Why it did not go as asked."""
+        self.answered = 0
+        """Bytes of content of the gateway's own answer."""
+        limits, timeouts = connection.plan.spec.limits, connection.plan.spec.timeouts
+        self.body = RequestBody(connection.stream, connection.codec, limits.body, timeouts)
+        self.scope = trio.CancelScope()
+
+    # -- the life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the request to its end, whatever that is. Raises nothing but Cancelled, and bugs."""
+        try:
+            await self._run()
+        except GateError as exc:
+            self.failure = exc
+            await answer.send_failure(self, exc)
+        except trio.Cancelled:
+            self.failure = self.failure or Refused(Reason.DRAINED, "cut at the end of the drain")
+            raise
+        except Exception as exc:
+            self.failure = Bug(repr(exc))
+            raise
+        finally:
+            account.end(self)
+
+    async def _run(self) -> None:
+        with self.scope:
+            if forwarded.passed_through(self.head.fields, self.plane.name):
+                raise Refused(Reason.LOOP_DETECTED, "Via names this gateway")
+            self.plan = plan = self._route()
+            self.scope.deadline = trio.current_time() + plan.spec.timeout
+            self._filter(plan)
+            if plan.spec.respond is not None or plan.spec.redirect is not None:
+                await answer.send_own(self, plan.spec)
+            else:
+                await self._forward(self._upstream(plan))
+        if self.scope.cancelled_caught:
+            raise Refused(Reason.EXCHANGE_TIMEOUT, f"the route allows {plan.spec.timeout:g}s")
+
+    def _route(self) -> RoutePlan:
+        path = match_path(self.head.path)
+        if path is None:
+            raise ClientError(Reason.BAD_REQUEST, "path: escapes or segments that recipients would read differently")
+        if path != self.head.path:
+            # What was routed is what goes upstream, so nobody behind us can resolve the path to something else.
+            self.head = self.view.head = attrs.evolve(self.head, path=path)
+        head = self.head
+        match = self.snapshot.table.match(
+            self.connection.plan.name, head.method, head.host, path, head.fields, head.query
+        )
+        if isinstance(match, Found):
+            self.record.route, self.record.rule = match.name, f"routes.{match.name}"
+            return self.snapshot.routes[match.name]
+        if isinstance(match, MethodNotAllowed):
+            allow = b", ".join(match.allow)
+            self.view.response.set(b"Allow", allow)
+            raise Refused(Reason.METHOD_NOT_ALLOWED, f"allowed here: {allow.decode()}")
+        if isinstance(match, BadPath):
+            raise ClientError(match.reason, match.detail)
+        raise Refused(Reason.NO_ROUTE, f"no route of listener {self.connection.plan.name} matches host and path")
+
+    def _filter(self, plan: RoutePlan) -> None:
+        for name, filter_ in plan.filters:
+            verdict = filter_.on_request(self.view)
+            if isinstance(verdict, Respond):
+                self.record.rule = f"filters.{name}"
+                raise verdict.error
+
+    def _upstream(self, plan: RoutePlan) -> UpstreamRuntime:
+        name = plan.spec.upstream
+        if plan.split is not None:
+            name = plan.split.choose(key_of(plan.spec.split_key, self.view.client_text, self.head))
+        upstream = self.plane.runtime.upstreams.get(name or "")
+        if upstream is None:
+            # A reload removed the upstream between this exchange's snapshot and now.
+            raise Refused(Reason.NO_ENDPOINT, f"upstream {name} has just been removed")
+        self.record.upstream = upstream.name
+        return upstream
+
+    async def _forward(self, upstream: UpstreamRuntime) -> None:
+        """Attempts, each at another endpoint, until one works or no further one is safe."""
+        policy = upstream.spec.retry
+        key = key_of(upstream.spec.hash_key, self.view.client_text, self.head)
+        self.body.replay = policy.replay
+        self.outgoing_fields = heads.outgoing(self)
+        tried: set[str] = set()
+        last: GateError | None = None
+        while True:
+            endpoint = upstream.pick(key, tried, trio.current_time())
+            if endpoint is None:
+                raise last or _none_left(upstream)
+            attempt = self.attempt = Attempt(self, endpoint, upstream.spec)
+            self.record.endpoint = endpoint.name
+            try:
+                await attempt.run()
+            except GateError as exc:
+                self._note(endpoint, attempt, exc.reason)
+                if not self._may_retry(exc, attempt, policy):
+                    raise
+                last = exc
+                if exc.retry is Retry.IF_REUSED:
+                    endpoint.close_idle()  # its other idle connections are as stale; the next try dials
+                else:
+                    tried.add(endpoint.name)
+            else:
+                self._note(endpoint, attempt, Reason.OK)
+                return
+
+    def _may_retry(self, exc: GateError, attempt: Attempt, policy: schema.RetryPolicy) -> bool:
+        return may_retry(
+            exc,
+            method=self.head.method,
+            body_replayable=self.body.replayable,
+            reused=attempt.reused,
+            response_started=attempt.passed_on,
+            attempts_made=len(self.record.attempts),
+            policy=policy,
+        )
+
+    def _note(self, endpoint: EndpointRuntime, attempt: Attempt, reason: Reason) -> None:
+        spent = (trio.current_time() - attempt.started) * 1000
+        self.record.attempts.append(AttemptRecord(endpoint.name, reason, spent))
+
+    # -- what the client gets ---------------------------------------------------------------------------------------
+
+    def incoming_fields(self, response: ResponseHead) -> Fields:
+        """The fields of a response, informational or final, as the client gets them."""
+        if response.status >= 200 or response.status == 101:
+            self.record.status = response.status
+            for _, filter_ in reversed(self.plan.filters if self.plan else ()):
+                filter_.on_response(self.view, response)
+        return heads.incoming(self, response)
+
+
+def _none_left(upstream: UpstreamRuntime) -> Refused:
+    usable = [one for one in upstream.endpoints.values() if one.state in USABLE]
+    if usable and all(one.full() for one in usable):
+        return Refused(Reason.ENDPOINT_LIMIT, f"all {len(usable)} endpoints have pool.max_connections open")
+    return Refused(Reason.NO_ENDPOINT, upstream.why_none())

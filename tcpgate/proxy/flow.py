@@ -1,0 +1,162 @@
+"""A tcp listener's connection: fits the runtime's upstreams and the access record to a flow (`tcp.py`).
+
+Owner: the listener's nursery (serve.py), one task each. `cut_by` ends it at a deadline, as a drain or the removal of its endpoint does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container
+
+import attrs
+import trio
+
+from tcpgate.config import schema
+from tcpgate.errors import UpstreamError
+from tcpgate.net.relay import RelayOutcome
+from tcpgate.net.stream import Stream
+from tcpgate.policy.hashing import hash64
+from tcpgate.proxy.plane import WORKER_BYTES_IN, WORKER_BYTES_OUT, WORKER_EXCHANGES, Plane
+from tcpgate.proxy.tcp import FlowRecord, FlowService, serve_flow
+from tcpgate.state.runtime import (
+    BYTES_IN,
+    BYTES_OUT,
+    CONNECTS,
+    Cuttable,
+    EndpointRuntime,
+    UpstreamRuntime,
+)
+from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, ListenerPlan
+from tcpgate.stats.record import AccessRecord, Attempt, Phases
+from tcpgate.units import Address
+
+log = logging.getLogger("tcpgate.proxy.flow")
+
+
+class TcpConnection:
+    """One client of a tcp listener."""
+
+    is_long = True
+
+    def __init__(self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None) -> None:
+        self.plane = plane
+        self.plan = plan
+        self.stream = stream
+        self.client = str(address) if address is not None else "unix:"
+        self._scope = trio.CancelScope()
+
+    def leave(self) -> None:
+        """A flow has no moment at which nothing is under way, so it ends at its deadline only."""
+
+    def cut_by(self, deadline: float) -> None:
+        """Be over by `deadline`; infinity takes it back."""
+        self._scope.deadline = deadline
+
+    async def run(self) -> None:
+        """Serve the flow to its end."""
+        name = self.plan.spec.upstream or ""
+        upstream = self.plane.runtime.upstreams[name]
+        service = FlowService(
+            listener=self.plan.name,
+            upstream=FlowTarget(upstream, self),
+            timeouts=self.plan.spec.timeouts,
+            resolver=self.plane.resolver,
+            pipes=self.plane.pipes,
+            record=self._record,
+            flows=set(),
+        )
+        try:
+            with self._scope:
+                await serve_flow(self.stream, service, key=hash64(self.client.encode()))
+        except Exception:  # a bug must cost one flow, not the worker
+            log.exception("flow failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
+
+    def _record(self, flow: FlowRecord) -> None:
+        """Close the books of a flow."""
+        page, block = self.plane.page, self.plan.block
+        page[WORKER_EXCHANGES] += 1
+        page[block + LISTENER_EXCHANGES] += 1
+        for field, count in ((LISTENER_BYTES_IN, flow.bytes_in), (LISTENER_BYTES_OUT, flow.bytes_out)):
+            page[block + field] += count
+        page[WORKER_BYTES_IN] += flow.bytes_in
+        page[WORKER_BYTES_OUT] += flow.bytes_out
+        connecting = sum(attempt.seconds for attempt in flow.attempts)
+        self.plane.write(
+            AccessRecord(
+                ts=self.plane.wall(),
+                id=self.plane.new_id(),
+                listener=flow.listener,
+                upstream=flow.upstream,
+                endpoint=flow.endpoint,
+                attempts=[Attempt(one.endpoint, one.reason, one.seconds * 1000) for one in flow.attempts],
+                client=self.client,
+                peer=flow.client,
+                proto="tcp",
+                answered_by=flow.ended_by,
+                reason=flow.reason,
+                rule=f"listeners.{flow.listener}",
+                detail=flow.detail,
+                t=Phases(connect=connecting, total=flow.seconds),
+                bytes_in=flow.bytes_in,
+                bytes_out=flow.bytes_out,
+                generation=self.plane.snapshot.generation,
+            )
+        )
+
+
+@attrs.define(eq=False)
+class FlowTarget:
+    """An upstream as a flow uses it; satisfies `tcp.FlowUpstream`."""
+
+    upstream: UpstreamRuntime
+    flow: Cuttable
+
+    @property
+    def name(self) -> str:
+        """For the record."""
+        return self.upstream.name
+
+    @property
+    def timeouts(self) -> schema.UpstreamTimeouts:
+        """How long a connect may take."""
+        return self.upstream.spec.timeouts
+
+    @property
+    def retry(self) -> schema.RetryPolicy:
+        """How many endpoints may be tried."""
+        return self.upstream.spec.retry
+
+    def pick(self, key: int, skip: Container[str], now: float) -> EndpointRuntime | None:
+        """An endpoint that may take the flow."""
+        return self.upstream.pick(key, skip, now)
+
+    def begin(self, endpoint: EndpointRuntime) -> None:
+        """It counts as in flight, and against the endpoint's connections, from before the connect."""
+        endpoint.begin()
+        endpoint.opening()
+        endpoint.flows.add(self.flow)
+
+    def end(self, endpoint: EndpointRuntime) -> None:
+        """The attempt, and the flow if there was one, is over."""
+        endpoint.flows.discard(self.flow)
+        endpoint.closed()
+        endpoint.end()
+
+    def connected(self, endpoint: EndpointRuntime, seconds: float, now: float) -> None:
+        """A connect is the only answer time that a flow has."""
+        endpoint.count(CONNECTS)
+        endpoint.answered_well(seconds, now)
+
+    def connect_failed(self, endpoint: EndpointRuntime, cause: UpstreamError, now: float) -> None:
+        """The endpoint did not accept."""
+        endpoint.connect_failed(cause.detail or str(cause.reason), now)
+
+    def moved(self, endpoint: EndpointRuntime, to_endpoint: int, from_endpoint: int) -> None:
+        """So many bytes were handed on."""
+        endpoint.count(BYTES_OUT, to_endpoint)
+        endpoint.count(BYTES_IN, from_endpoint)
+
+    def flow_ended(self, endpoint: EndpointRuntime, outcome: RelayOutcome, now: float) -> None:
+        """A reset in the middle is no proof against an endpoint: protocols end so. Only its connects judge it."""
+
+

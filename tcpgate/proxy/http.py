@@ -1,0 +1,171 @@
+"""A downstream HTTP/1 connection: head after head, exchange after exchange, until one side has had enough.
+
+    run
+      next_head         idle until the first byte, then the head within its deadline
+      exchange          exchange.py, one at a time; what the client pipelines waits in the codec
+      linger            after an early answer: read what the client still sends, so that its kernel does not throw the answer away
+
+Owner: the listener's nursery (serve.py), one task each. Ends by itself; `leave` asks it to, `cut_by` makes it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import trio
+
+from tcpgate.codec import forwarded
+from tcpgate.codec.events import Closed, Limits, RequestHead
+from tcpgate.codec.http1 import ServerCodec
+from tcpgate.errors import ClientError, GateError, Reason
+from tcpgate.net.address import port_of
+from tcpgate.net.stream import Stream
+from tcpgate.proxy import account, answer, heads
+from tcpgate.proxy.exchange import Exchange
+from tcpgate.proxy.plane import Plane
+from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan
+from tcpgate.stats.record import AccessRecord
+from tcpgate.units import Address
+
+LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
+"""How long, and how much, a client may go on sending after its early answer; nginx lingers 5 s between reads, 30 s in all."""
+
+log = logging.getLogger("tcpgate.proxy.http")
+
+
+class HttpConnection:
+    """One client's connection."""
+
+    def __init__(self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None) -> None:
+        self.address = address
+        """The peer's; None for a unix socket."""
+        self.plane = plane
+        self.plan = plan
+        """The listener as it was when the connection came; a reload changes it for later ones."""
+        self.stream = stream
+        limits = plan.spec.limits
+        self.codec = ServerCodec(Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body))
+        self.is_long = False
+        self.is_leaving = False
+        self.is_spoilt = False
+        """What was sent to the client is not whole, so nothing may follow it."""
+        self.is_trusted = forwarded.is_trusted(address, plan.spec.trusted_proxies)
+        """The peer may speak for others."""
+        self.port = port_of(stream.sock.getsockname())
+        self.exchange_began = trio.current_time()
+        self.head_seconds = 0.0
+        self.counted_in = self.counted_out = 0
+        """How much of the stream's bytes earlier records have."""
+        self._scope = trio.CancelScope()
+        self._idle: trio.CancelScope | None = None
+
+    # -- asked from outside -----------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """End as soon as no exchange is under way; the answer to the current one says Connection: close."""
+        self.is_leaving = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    def cut_by(self, deadline: float) -> None:
+        """Be over by `deadline`, whatever is under way; infinity takes it back."""
+        self._scope.deadline = deadline
+
+    # -- the life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        try:
+            with self._scope:
+                await self._serve()
+        except GateError as exc:
+            log.debug("connection ended: peer=%s reason=%s", self.stream.peer, exc)
+        except Exception:  # a bug must cost one connection, not the worker
+            log.exception("connection failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
+        finally:
+            if self.is_spoilt:
+                self.stream.abort()
+            else:
+                self.stream.close()
+
+    async def _serve(self) -> None:
+        first = True
+        while (head := await self._next_head(first)) is not None:
+            first = False
+            exchange = Exchange(self, head, self._record(head))
+            await exchange.run()
+            if self.is_spoilt or not self.codec.can_reuse:
+                if not self.is_spoilt and not exchange.body.complete:
+                    await self._linger()
+                return
+            self.codec.next_exchange()
+
+    async def _next_head(self, first: bool) -> RequestHead | None:
+        """The next request, or None: the client closed, was idle for too long, or sent what is no request (and was told)."""
+        timeouts = self.plan.spec.timeouts
+        if not first and not self.codec.buffered:
+            if self.is_leaving or not await self._wait_first_byte(trio.current_time() + timeouts.idle):
+                return None
+        self.exchange_began = began = trio.current_time()
+        deadline = began + timeouts.head
+        try:
+            while True:
+                event = self.codec.next_event()
+                if isinstance(event, RequestHead):
+                    self.head_seconds = trio.current_time() - began
+                    return event
+                if isinstance(event, Closed):
+                    return None
+                self.codec.receive(await self.stream.receive_some(deadline=deadline, late=Reason.HEAD_TIMEOUT))
+        except ClientError as exc:
+            if exc.reason is Reason.CLIENT_ABORT or (exc.reason is Reason.HEAD_TIMEOUT and not self.codec.buffered):
+                return None  # it never began a request, so there is nothing to answer
+            await self._refuse(exc)
+            return None
+
+    async def _wait_first_byte(self, deadline: float) -> bool:
+        """Whether the client began another request before it closed, or had been idle for too long, or we leave."""
+        with trio.CancelScope(deadline=deadline) as self._idle:
+            await self.stream.wait_readable()
+        self._idle = None
+        # A request that arrived together with the end of our patience is served: closing would lose it.
+        data = self.stream.receive_nowait()
+        if data:
+            self.codec.receive(data)
+        return bool(data)
+
+    async def _refuse(self, exc: ClientError) -> None:
+        """What came is no request: say so, and write it down."""
+        self.plane.page[self.plan.block + LISTENER_BAD_REQUESTS] += 1
+        record = self._record(None)
+        await answer.send_unread(self, record.id, exc)
+        account.blame(record, exc)
+        account.write(self, record)
+        if not self.is_spoilt:
+            await self._linger()
+
+    def _record(self, head: RequestHead | None) -> AccessRecord:
+        record = AccessRecord(
+            ts=self.plane.wall(),
+            listener=self.plan.name,
+            peer=self.stream.peer,
+            proto="http/1.1",
+            generation=self.plane.snapshot.generation,
+        )
+        if head is None:
+            record.id, record.client = self.plane.new_id(), str(self.address or "unix")
+            return record
+        record.id, record.client = heads.id_of(self, head), str(heads.client_of(self, head) or "unix")
+        record.method, record.host, record.path = (
+            part.decode("latin-1") for part in (head.method, head.host, head.path)
+        )
+        record.proto = "http/1.1" if head.version == b"1.1" else "http/1.0"
+        return record
+
+    async def _linger(self) -> None:
+        """Send our end of stream, then read and drop what still comes, for a while (RFC 9112 9.6)."""
+        self.stream.shut_write()
+        left = LINGER_BYTES
+        with trio.move_on_after(LINGER_SECONDS):
+            while left > 0 and (data := await self.stream.receive_some()):
+                left -= len(data)

@@ -1,0 +1,79 @@
+"""What every connection of a worker works with: the generation, the runtime, the record's way out, time and chance.
+
+One object per worker, passed down as an argument. Everything on it is synchronous.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from tcpgate.codec.hop import http_date
+from tcpgate.net.pipes import PipePool
+from tcpgate.net.resolve import Resolver
+from tcpgate.proxy.pool import UpstreamConnection
+from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
+from tcpgate.state.snapshot import Snapshot
+from tcpgate.stats.page import WORKER_FIELDS
+from tcpgate.stats.record import AccessRecord
+
+WORKER_CONNECTIONS = WORKER_FIELDS.index("connections")
+WORKER_ACCEPTED = WORKER_FIELDS.index("accepted")
+WORKER_EXCHANGES = WORKER_FIELDS.index("exchanges")
+WORKER_BYTES_IN = WORKER_FIELDS.index("bytes_in")
+WORKER_BYTES_OUT = WORKER_FIELDS.index("bytes_out")
+
+Tell = Callable[[str, str, str, Mapping[str, str | int | float]], None]
+"""(kind, level, text, facts), for the event journal."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Plane:
+    """One worker's data plane."""
+
+    snapshot: Snapshot
+    """The generation that serves; a commit swaps it. Read it once per exchange."""
+    runtime: Runtime
+    page: memoryview
+    """This worker's page: the only one that it writes."""
+    write: Callable[[AccessRecord], None]
+    """The access log; never blocks."""
+    tell: Tell
+    resolver: Resolver
+    pipes: PipePool
+    rng: random.Random
+    wall: Callable[[], float]
+    """Seconds since the epoch, for records."""
+    name: bytes
+    """The gateway's pseudonym in Via, by which it knows a request that comes round in a circle."""
+    _date: tuple[int, bytes] = (0, b"")
+
+    def new_id(self) -> str:
+        """A request id: 32 hexadecimal digits, as W3C trace ids have."""
+        return f"{self.rng.getrandbits(128):032x}"
+
+    def date(self) -> bytes:
+        """The time for a Date field, made once a second."""
+        now = int(self.wall())
+        if self._date[0] != now:
+            self._date = (now, http_date(now))
+        return self._date[1]
+
+    def sweep(self, now: float) -> None:
+        """Close idle upstream connections that are dead or too old; forget retired endpoints that are done."""
+        for endpoint in list(self.runtime.endpoints()):
+            self._sweep_idle(endpoint, now)
+            page, block = self.page, endpoint.block
+            if endpoint.retired and not page[block + ACTIVE] and not page[block + CONNECTIONS]:
+                self.runtime.forget(endpoint)
+
+    def _sweep_idle(self, endpoint: EndpointRuntime, now: float) -> None:
+        for _ in range(len(endpoint.idle)):
+            connection = endpoint.idle.popleft()
+            assert isinstance(connection, UpstreamConnection)
+            if now - connection.idle_since > endpoint.limits.idle_timeout or not connection.alive():
+                connection.close()
+            else:
+                endpoint.idle.append(connection)

@@ -1,0 +1,186 @@
+"""A listener in a worker: its accept loops, its open connections, its end. Owner: the worker's root nursery, one task each.
+
+    run
+    +-- one accept loop per bound address        cancelled at once by `retire`, or when a reload unbinds the address
+    +-- one task per open connection             ends by itself, is asked to (`leave`), or is cut when the drain is over
+
+A reload calls `renew` with a new plan: connections that are open keep the plan they began with, the next ones get the new one.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Protocol
+
+import attrs
+import trio
+
+from tcpgate.errors import REASONS, Reason, Side
+from tcpgate.net.address import SocketAddress, describe, number_of
+from tcpgate.net.listen import accept_forever
+from tcpgate.net.stream import Stream
+from tcpgate.proxy.http import HttpConnection
+from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
+from tcpgate.proxy.flow import TcpConnection
+from tcpgate.state.snapshot import (
+    LISTENER_ACCEPTED,
+    LISTENER_CONNECTIONS,
+    LISTENER_REFUSED,
+    ListenerPlan,
+)
+
+
+class Connection(Protocol):
+    """What a listener asks of an open connection."""
+
+    async def run(self) -> None:
+        """Serve it to its end. Never raises but Cancelled."""
+        ...
+
+    def leave(self) -> None:
+        """End as soon as nothing is under way."""
+        ...
+
+    def cut_by(self, deadline: float) -> None:
+        """Be over by `deadline`, whatever is under way."""
+        ...
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may last as long as its ends like (a tunnel, a tcp flow), so that a drain has to spread the cuts."""
+        ...
+
+
+@attrs.define(eq=False)
+class ListenerServer:
+    """One listener's tasks in this worker."""
+
+    plane: Plane
+    plan: ListenerPlan
+    connections: set[Connection] = attrs.field(factory=set)
+    _accepting: dict[str, trio.CancelScope] = attrs.field(factory=dict)
+    _pending: dict[str, socket.socket] = attrs.field(factory=dict)
+    _nursery: trio.Nursery | None = None
+    _retired: bool = False
+    _retire: trio.Event = attrs.field(factory=trio.Event)
+    _ended: trio.Event = attrs.field(factory=trio.Event)
+    _drain: float = 0.0
+
+    async def run(self) -> None:
+        """Accept until retired, then wait for the open connections or the end of their drain."""
+        try:
+            async with trio.open_nursery() as open_connections:
+                self._nursery = open_connections
+                self._start_accepting()
+                await self._retire.wait()
+                self._ask_to_leave(trio.current_time())
+                # Connections have their own deadlines; this is the wall behind them.
+                open_connections.cancel_scope.deadline = trio.current_time() + self._drain + 1
+        finally:
+            self._ended.set()
+
+    def renew(self, plan: ListenerPlan, sockets: Mapping[str, socket.socket]) -> None:
+        """Take a generation's plan: new connections follow it, addresses are added and removed."""
+        self.plan = plan
+        for bind in self._accepting.keys() - sockets.keys():
+            self._accepting.pop(bind).cancel()
+        for bind, sock in sockets.items():
+            if bind not in self._accepting:
+                self._pending[bind] = sock
+        if self._nursery is not None:
+            self._start_accepting()
+
+    def retire(self, drain: float) -> None:
+        """Stop accepting now; what is open may end within `drain` seconds."""
+        self._drain = drain
+        for scope in self._accepting.values():
+            scope.cancel()
+        self._accepting.clear()
+        self._pending.clear()
+        self._retire.set()
+
+    async def wait_ended(self) -> None:
+        """Returns once every connection is gone."""
+        await self._ended.wait()
+
+    def _start_accepting(self) -> None:
+        assert self._nursery is not None
+        for bind, sock in self._pending.items():
+            scope = self._accepting[bind] = trio.CancelScope()
+            self._nursery.start_soon(self._accept, bind, sock, scope)
+        self._pending.clear()
+
+    async def _accept(self, bind: str, sock: socket.socket, scope: trio.CancelScope) -> None:
+        with scope:
+            await accept_forever(sock, self._handle, short=self._accept_failed)
+
+    def _accept_failed(self, exc: OSError) -> None:
+        self.plane.tell(
+            "accept_backoff",
+            "error",
+            f"listener {self.plan.name} cannot accept: {exc.strerror}; trying again every 100 ms. Raise LimitNOFILE, "
+            "or lower max_connections",
+            {"listener": self.plan.name},
+        )
+
+    def _handle(self, sock: socket.socket, sockaddr: SocketAddress) -> None:
+        """A connection came in: serve it, unless there is no room."""
+        plan, page = self.plan, self.plane.page
+        page[plan.block + LISTENER_ACCEPTED] += 1
+        page[WORKER_ACCEPTED] += 1
+        if self._open_everywhere() >= plan.spec.max_connections:
+            self._refuse(sock)
+            return
+        stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
+        kind = HttpConnection if plan.spec.protocol == "http" else TcpConnection
+        connection: Connection = kind(self.plane, plan, stream, number_of(sockaddr))
+        self.connections.add(connection)
+        page[plan.block + LISTENER_CONNECTIONS] += 1
+        page[WORKER_CONNECTIONS] += 1
+        assert self._nursery is not None
+        self._nursery.start_soon(self._serve, connection, plan)
+
+    async def _serve(self, connection: Connection, plan: ListenerPlan) -> None:
+        try:
+            await connection.run()
+        finally:
+            self.connections.discard(connection)
+            page = self.plane.page
+            page[plan.block + LISTENER_CONNECTIONS] -= 1
+            page[WORKER_CONNECTIONS] -= 1
+
+    def _open_everywhere(self) -> int:
+        meter = self.plane.runtime.meter
+        return meter.shared.total(self.plan.block + LISTENER_CONNECTIONS, meter.processes)
+
+    def _refuse(self, sock: socket.socket) -> None:
+        """No room: say so in one send that cannot block, and close."""
+        self.plane.page[self.plan.block + LISTENER_REFUSED] += 1
+        with sock:
+            if self.plan.spec.protocol == "http":
+                try:
+                    sock.send(_refusal())
+                except OSError:
+                    pass  # it left already; there is nobody to tell
+
+    def _ask_to_leave(self, now: float) -> None:
+        """Idle ones go now, busy ones when they are done, long-lived ones spread over the drain so that their clients
+        do not all come back in the same instant."""
+        connections = list(self.connections)
+        long = [connection for connection in connections if connection.is_long]
+        for connection in connections:
+            connection.leave()
+            connection.cut_by(now + self._drain)
+        for index, connection in enumerate(long, 1):
+            connection.cut_by(now + self._drain * index / len(long))
+
+
+def _refusal() -> bytes:
+    facts = REASONS[Reason.CONNECTION_LIMIT]
+    body = b'{"type":"about:blank","status":%d,"reason":"%s"}' % (facts.status, Reason.CONNECTION_LIMIT.encode())
+    return (
+        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
+        b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
+    )
+
