@@ -95,3 +95,8 @@ def alternating(targets: Iterable[Target]) -> tuple[Target, ...]:
     mixed = [target for pair in zip(first, others, strict=False) for target in pair]
     shorter = min(len(first), len(others))
     return (*mixed, *first[shorter:], *others[shorter:])
+
+
+def port_of(sockaddr: SocketAddress) -> int | None:
+    """The port; None for a unix socket, which has none."""
+    return None if isinstance(sockaddr, str | bytes) else sockaddr[1]

@@ -270,6 +270,8 @@ class Stream:
 
     async def _wait(self, ready: _Wait, deadline: float) -> bool:
         """Whether the socket became ready before `deadline`."""
+        if self.closed:  # Trio would keep a waiter for descriptor -1, and take the next one for its rival
+            raise Bug(f"waiting for {self.peer} on a stream that is closed")
         try:
             if deadline == math.inf:
                 await ready(self.sock)
@@ -279,7 +281,7 @@ class Stream:
             return not scope.cancelled_caught
         except (trio.ClosedResourceError, ValueError, OSError) as exc:
             # epoll itself refused, or somebody closed the stream under its owner: neither is the peer's doing.
-            raise Bug(f"waiting for {self.peer} on a socket that is closed") from exc
+            raise Bug(f"waiting for {self.peer} on a stream that was closed meanwhile") from exc
 
     def charge(self, count: int) -> None:
         """`count` bytes were moved without letting others run."""
