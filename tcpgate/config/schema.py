@@ -1,8 +1,9 @@
 """The configuration as classes: one per TOML table, every key with its unit and the reason for its default.
 
 Every object is a named table; the name is its identity across reloads, and `Config` holds each kind in a dict by name.
-Values here are already meant: seconds, bytes, units per second, `Networks`. `load.py` gets them from TOML, `check.py` looks across
-tables, `diff.py` compares two of them. Objects are frozen and compare by value: equal means "a reload does not touch it".
+Values here are already meant: seconds, bytes, units per second, `Networks`. `load.py` gets them from TOML, `check.py`
+looks across tables, `diff.py` compares two of them. Objects are frozen and compare by value: equal means "a reload does
+not touch it".
 
 Pure. Source of the defaults: the manuals of HAProxy, Envoy and nginx; each field says which.
 """
@@ -15,7 +16,7 @@ from typing import Any, Literal, NewType
 
 import attrs
 
-from tcpgate.units import Bytes, Networks, PerSecond, Seconds
+from tcpgate.units import Bytes, Networks, Seconds, format_size, format_span
 
 ByteRate = NewType("ByteRate", float)
 """Bytes per second, written "1KiB/s"."""
@@ -41,6 +42,33 @@ MAX_WEIGHT = 256
 # -- validators: each raises ValueError with what would be right ----------------------------------------------------
 
 Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+"""Called as attrs does, with the owner, the field and the value. None of these needs the owner, so that `load.py` can
+judge each field by itself. A message begins with the field's name."""
+
+
+@attrs.frozen
+class Between:
+    """`low` to `high`, both allowed; `show` writes a number as the config would."""
+
+    low: float
+    high: float
+    show: Callable[[float], str] = "{:g}".format
+
+    def __call__(self, _: Any, field: attrs.Attribute[Any], value: float) -> None:
+        if not self.low <= value <= self.high:
+            bounds = f"from {self.show(self.low)} to {self.show(self.high)}"
+            raise ValueError(f"{field.name} must be {bounds}, not {self.show(value)}")
+
+
+@attrs.frozen
+class Maybe:
+    """None, or what `inner` accepts."""
+
+    inner: Validator
+
+    def __call__(self, owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
+        if value is not None:
+            self.inner(owner, field, value)
 
 
 def positive(_: Any, field: attrs.Attribute[Any], value: float) -> None:
@@ -49,24 +77,42 @@ def positive(_: Any, field: attrs.Attribute[Any], value: float) -> None:
         raise ValueError(f"{field.name} must be more than zero")
 
 
-def between(low: float, high: float) -> Validator:
-    """`low` to `high`, both allowed."""
-
-    def check(_: Any, field: attrs.Attribute[Any], value: float) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"{field.name} must be from {low:g} to {high:g}")
-
-    return check
+def between(low: float, high: float) -> Between:
+    """A number from `low` to `high`."""
+    return Between(low, high)
 
 
-def optional(inner: Validator) -> Validator:
+def span(low: float, high: float) -> Between:
+    """Seconds from `low` to `high`."""
+    return Between(low, high, format_span)
+
+
+def size(low: int, high: int) -> Between:
+    """Bytes from `low` to `high`."""
+    return Between(low, high, lambda count: format_size(int(count)))
+
+
+def rate(low: int, high: int) -> Between:
+    """Bytes per second from `low` to `high`."""
+    return Between(low, high, lambda count: f"{format_size(int(count))}/s")
+
+
+some_time = span(0.001, 365 * 86400)
+"""No timeout of the gateway can be switched off, neither by a zero nor by an endless one."""
+
+
+def optional(inner: Validator) -> Maybe:
     """None, or what `inner` accepts."""
+    return Maybe(inner)
 
-    def check(owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None:
-            inner(owner, field, value)
 
-    return check
+def regex(_: Any, field: attrs.Attribute[Any], value: str) -> None:
+    """A regular expression of Python's `re`, for text and for bytes."""
+    try:
+        re.compile(value)
+        re.compile(value.encode())
+    except (re.error, OverflowError, RecursionError, ValueError, Warning) as exc:
+        raise ValueError(f"{field.name} is not a regular expression: {exc}") from None
 
 
 # -- secrets --------------------------------------------------------------------------------------------------------
@@ -99,13 +145,13 @@ class Gateway:
     """Worker processes; "auto" is one per core that this process may use. 1 to 64."""
     state_dir: str = "/var/lib/tcpgate"
     """Where what must outlive the process is kept; created if missing."""
-    drain: Seconds = attrs.field(default=Seconds(30.0), validator=positive)
+    drain: Seconds = attrs.field(default=Seconds(30.0), validator=some_time)
     """How long open work may finish on stop, upgrade or removal (seconds). nginx waits forever, Envoy 600 s."""
-    lame_duck: Seconds = attrs.field(default=Seconds(0.0), validator=between(0, 600))
+    lame_duck: Seconds = attrs.field(default=Seconds(0.0), validator=span(0, 600))
     """On SIGTERM, how long to go on accepting with readiness off, so that load balancers in front look away."""
-    health_deadline: Seconds = attrs.field(default=Seconds(5.0), validator=positive)
+    health_deadline: Seconds = attrs.field(default=Seconds(5.0), validator=some_time)
     """READY waits for the first round of health checks, but no longer than this (seconds)."""
-    worker_silence: Seconds = attrs.field(default=Seconds(15.0), validator=between(1, 3600))
+    worker_silence: Seconds = attrs.field(default=Seconds(15.0), validator=span(1, 3600))
     """A worker whose loop has not turned for this long (seconds) is taken as hung and is replaced."""
 
     @workers.validator
@@ -134,7 +180,7 @@ class Log:
     """"stdout", "journal", "off" or a file path (reopened on SIGUSR1)."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event that is written."""
-    buffer: Bytes = attrs.field(default=Bytes(1 << 20), validator=between(4096, 1 << 30))
+    buffer: Bytes = attrs.field(default=Bytes(1 << 20), validator=size(4096, 1 << 30))
     """Lines waiting for a slow disk, per worker (bytes); beyond it lines are dropped and counted."""
 
 
@@ -145,13 +191,13 @@ class Log:
 class HttpLimits:
     """`[listeners.NAME.limits]`: how large a request may be."""
 
-    head: Bytes = attrs.field(default=Bytes(32 << 10), validator=between(1024, 1 << 20))
+    head: Bytes = attrs.field(default=Bytes(32 << 10), validator=size(1024, 1 << 20))
     """Request line and header fields together (bytes); 431 beyond. nginx 32 KiB, Envoy 60 KiB, HAProxy 16 KiB."""
     headers: int = attrs.field(default=100, validator=between(1, 10_000))
     """Header fields in one head; 431 beyond. Envoy and HAProxy about 100."""
-    target: Bytes = attrs.field(default=Bytes(8 << 10), validator=between(64, 1 << 20))
+    target: Bytes = attrs.field(default=Bytes(8 << 10), validator=size(64, 1 << 20))
     """Request target (bytes); 414 beyond. RFC 9112 3 asks for at least 8000."""
-    body: Bytes = attrs.field(default=Bytes(1 << 30), validator=positive)
+    body: Bytes = attrs.field(default=Bytes(1 << 30), validator=size(1, 1 << 48))
     """Request body (bytes); 413 beyond. Bodies stream in flat memory, so this protects the upstream, not us."""
 
 
@@ -159,17 +205,17 @@ class HttpLimits:
 class ClientTimeouts:
     """`[listeners.NAME.timeouts]`: how slow a client may be. None can be switched off."""
 
-    head: Seconds = attrs.field(default=Seconds(10.0), validator=positive)
+    head: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
     """From the first byte of a head to its last (seconds), however many bytes trickle in; 408 after."""
-    idle: Seconds = attrs.field(default=Seconds(75.0), validator=positive)
+    idle: Seconds = attrs.field(default=Seconds(75.0), validator=some_time)
     """A keep-alive connection with no exchange (seconds); nginx's 75 s. For tcp: nothing moved either way."""
-    stall: Seconds = attrs.field(default=Seconds(10.0), validator=positive)
+    stall: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
     """Grace before the minimum rate counts (seconds): one hiccup of a phone is no attack."""
-    min_rate: ByteRate = attrs.field(default=ByteRate(512.0), validator=positive)
+    min_rate: ByteRate = attrs.field(default=ByteRate(512.0), validator=rate(1, 1 << 40))
     """Slowest body either way (bytes per second), over the time that we wait for the client; Apache's 500."""
-    tunnel: Seconds = attrs.field(default=Seconds(3600.0), validator=positive)
+    tunnel: Seconds = attrs.field(default=Seconds(3600.0), validator=some_time)
     """An upgraded connection (WebSocket) in which nothing moved (seconds)."""
-    total: Seconds = attrs.field(default=Seconds(7 * 86400.0), validator=positive)
+    total: Seconds = attrs.field(default=Seconds(7 * 86400.0), validator=some_time)
     """The life of one tcp flow (seconds)."""
 
 
@@ -244,7 +290,7 @@ class Route:
     """What is stable for a user: "source", "header:NAME" or "cookie:NAME" (source where the request has none)."""
     respond: Respond | None = None
     redirect: Redirect | None = None
-    timeout: Seconds = attrs.field(default=Seconds(3600.0), validator=positive)
+    timeout: Seconds = attrs.field(default=Seconds(3600.0), validator=some_time)
     """The whole exchange, retries and body included (seconds)."""
 
 
@@ -275,7 +321,7 @@ class AccessFilter:
 
 
 Filter = HeadersFilter | AccessFilter
-FILTER_SPECS: dict[str, type[HeadersFilter] | type[AccessFilter]] = {"headers": HeadersFilter, "access": AccessFilter}
+FILTER_SPECS: dict[str, type[HeadersFilter | AccessFilter]] = {"headers": HeadersFilter, "access": AccessFilter}
 
 
 # -- upstreams ------------------------------------------------------------------------------------------------------
@@ -307,37 +353,32 @@ class Health:
     """Program and arguments, no shell; exit 0 is healthy. TCPGATE_ADDRESS, _HOST and _PORT are in its environment."""
     send: str = ""
     """With `expect`: bytes to send after connecting; \\r \\n \\t \\xNN escapes."""
-    expect: str | None = None
+    expect: str | None = attrs.field(default=None, validator=optional(regex))
     """Regular expression that the answer must contain."""
     method: str = "GET"
     host: str | None = None
     """Host header; default: the endpoint's address."""
     status: tuple[str, ...] = ("200-399",)
     """Accepted statuses: "200", "200-299"."""
-    body: str | None = None
+    body: str | None = attrs.field(default=None, validator=optional(regex))
     """Regular expression that the first 64 KiB of the body must contain."""
-    interval: Seconds = attrs.field(default=Seconds(2.0), validator=between(0.05, 3600))
-    fast_interval: Seconds | None = attrs.field(default=None, validator=optional(between(0.05, 3600)))
+    interval: Seconds = attrs.field(default=Seconds(2.0), validator=span(0.05, 3600))
+    fast_interval: Seconds | None = attrs.field(default=None, validator=optional(span(0.05, 3600)))
     """While the state is about to change (seconds); default: interval / 4."""
-    timeout: Seconds = attrs.field(default=Seconds(1.0), validator=between(0.01, 3600))
+    timeout: Seconds = attrs.field(default=Seconds(1.0), validator=span(0.01, 3600))
     rise: int = attrs.field(default=2, validator=between(1, 100))
     """Successes in a row that bring an endpoint back."""
     fall: int = attrs.field(default=3, validator=between(1, 100))
     """Failures in a row that take an endpoint out."""
 
     def __attrs_post_init__(self) -> None:
-        kinds = [self.http is not None, self.tcp, self.tls, bool(self.exec), self.expect is not None]
-        if sum(kinds) != 1:
-            raise ValueError("needs exactly one of http, tcp, tls, exec, expect")
+        kinds = {"http": self.http, "tcp": self.tcp, "tls": self.tls, "exec": self.exec, "expect": self.expect}
+        chosen = [name for name, value in kinds.items() if value or isinstance(value, str)]
+        if len(chosen) != 1:
+            count = f"these: {', '.join(chosen)}" if chosen else "none of them"
+            raise ValueError(f"needs exactly one of http, tcp, tls, exec, expect; it has {count}")
         if self.send and self.expect is None:
-            raise ValueError("send needs expect")
-        for name in ("body", "expect"):
-            pattern = getattr(self, name)
-            if pattern is not None:
-                try:
-                    re.compile(pattern)
-                except re.error as exc:
-                    raise ValueError(f"{name} is not a regular expression: {exc}") from None
+            raise ValueError("send needs expect: what must the endpoint answer?")
 
 
 @attrs.frozen(kw_only=True)
@@ -349,9 +390,9 @@ class Passive:
     """Connects in a row that failed (refused, unreachable, timed out): eject."""
     bad_answers: int = attrs.field(default=5, validator=between(1, 1000))
     """Answers in a row that were 5xx, broken or too late: eject. Envoy's consecutive_5xx is 5."""
-    eject_for: Seconds = attrs.field(default=Seconds(10.0), validator=between(0.1, 3600))
+    eject_for: Seconds = attrs.field(default=Seconds(10.0), validator=span(0.1, 3600))
     """First ejection (seconds); doubles with each one that follows soon after."""
-    eject_for_max: Seconds = attrs.field(default=Seconds(300.0), validator=between(0.1, 86400))
+    eject_for_max: Seconds = attrs.field(default=Seconds(300.0), validator=span(0.1, 86400))
     max_ejected: int = attrs.field(default=50, validator=between(0, 100))
     """Per cent of the upstream's endpoints that live traffic may take out; an active probe is not bound by it."""
 
@@ -362,7 +403,7 @@ class Pool:
 
     idle: int = attrs.field(default=64, validator=between(0, 100_000))
     """Idle connections kept; 0 closes each after its exchange."""
-    idle_timeout: Seconds = attrs.field(default=Seconds(50.0), validator=positive)
+    idle_timeout: Seconds = attrs.field(default=Seconds(50.0), validator=some_time)
     """How long one may idle (seconds); below the 60 to 75 s after which common servers close."""
     max_connections: int = attrs.field(default=1024, validator=between(1, 1_000_000))
     """Open connections to one endpoint over all workers; at the limit the endpoint is not picked. Envoy's 1024."""
@@ -374,12 +415,12 @@ class Pool:
 class UpstreamTimeouts:
     """`[upstreams.NAME.timeouts]`: how slow an endpoint may be. None can be switched off."""
 
-    connect: Seconds = attrs.field(default=Seconds(3.0), validator=positive)
-    first_byte: Seconds = attrs.field(default=Seconds(60.0), validator=positive)
+    connect: Seconds = attrs.field(default=Seconds(3.0), validator=some_time)
+    first_byte: Seconds = attrs.field(default=Seconds(60.0), validator=some_time)
     """From the request's end to the response head (seconds); nginx's 60 s."""
-    read: Seconds = attrs.field(default=Seconds(300.0), validator=positive)
+    read: Seconds = attrs.field(default=Seconds(300.0), validator=some_time)
     """Between two reads of a response body (seconds); long, because event streams are silent."""
-    write: Seconds = attrs.field(default=Seconds(60.0), validator=positive)
+    write: Seconds = attrs.field(default=Seconds(60.0), validator=some_time)
     """Between two writes of a request body (seconds)."""
 
 
@@ -389,7 +430,7 @@ class RetryPolicy:
 
     attempts: int = attrs.field(default=3, validator=between(1, 16))
     """Attempts in all; 1 means no retry. HAProxy's 3 retries."""
-    replay: Bytes = attrs.field(default=Bytes(64 << 10), validator=between(0, 16 << 20))
+    replay: Bytes = attrs.field(default=Bytes(64 << 10), validator=size(0, 16 << 20))
     """Request body kept so that it can be sent again (bytes); a longer one is sent once."""
 
 
@@ -397,7 +438,7 @@ class RetryPolicy:
 class SlowStart:
     """`[upstreams.NAME.slow_start]`: an endpoint that comes back gets its share little by little."""
 
-    window: Seconds = attrs.field(default=Seconds(0.0), validator=between(0, 3600))
+    window: Seconds = attrs.field(default=Seconds(0.0), validator=span(0, 3600))
     """Seconds until the full weight; 0 means at once."""
     aggression: float = attrs.field(default=1.0, validator=between(0.1, 10))
     """1 is linear; weight x max(floor, (t / window) ** (1 / aggression)). Envoy's formula."""
@@ -419,7 +460,7 @@ class Upstream:
     """maglev: the table's size, a prime well above 100 x endpoints."""
     ring_points: int = attrs.field(default=160, validator=between(1, 4096))
     """ring_hash: points per unit of weight; nginx and Ketama have 160."""
-    decay: Seconds = attrs.field(default=Seconds(10.0), validator=positive)
+    decay: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
     """peak_ewma: how fast an old latency is forgotten (seconds); Finagle's 10 s."""
     panic: Panic = "all"
     """When too few endpoints are healthy: "all" spreads over every one, "fail" answers 503."""

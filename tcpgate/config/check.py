@@ -1,0 +1,132 @@
+"""Whether a config makes sense as a whole: every name leads somewhere, nothing clashes, nothing lies idle. Pure.
+
+`structure.py` has judged each value by itself. Here tables are held against each other, and, through the functions of a
+`World`, against the host. Errors are what cannot serve; warnings what can hardly be meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import attrs
+
+from tcpgate.config import schema
+from tcpgate.config.check_listeners import check_listeners
+from tcpgate.config.check_routes import check_routes
+from tcpgate.config.check_upstreams import check_filters, check_upstreams
+from tcpgate.config.matching import Index, rules
+from tcpgate.config.overlap import check_overlaps
+from tcpgate.config.redirects import check_redirects
+from tcpgate.config.report import KeyPath, Report, Where
+from tcpgate.errors import Problem
+
+SPARE_FILES = 256
+"""Descriptors for everything but connections: listeners, probes, logs, pipes, the link to the supervisor."""
+
+
+@attrs.frozen(kw_only=True)
+class World:
+    """What only the host can tell. Each function gives "" if all is well, else what is wrong."""
+
+    runnable: Callable[[str], str]
+    """Whether this program can be run."""
+    folder: Callable[[str], str]
+    """Whether files can be made in this folder, or it can be made itself."""
+    open_files: int = 0
+    """RLIMIT_NOFILE of a worker; 0: unknown."""
+
+
+def _nowhere(path: KeyPath) -> tuple[str, int]:
+    return "config", 0
+
+
+class _Anything(frozenset[str]):
+    """The names of a config of which a file could not be read: it may have any."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def check(
+    config: schema.Config,
+    *,
+    world: World | None = None,
+    where: Where = _nowhere,
+    broken: Mapping[str, Collection[str]] | None = None,
+    complete: bool = True,
+) -> list[Problem]:
+    """Every problem of the config as a whole, errors and warnings. Its values must be well-formed, as `load` leaves
+    them.
+
+    `broken` names what the TOML has but `config` does not, being wrong in itself: to refer to it is no second problem.
+    Not `complete`: a file could not be read, so any name may be there.
+    """
+    report = Report(where)
+    tables = ("listeners", "routes", "filters", "upstreams")
+    names: dict[str, Collection[str]] = {
+        table: {*getattr(config, table), *(broken or {}).get(table, ())} if complete else _Anything()
+        for table in tables
+    }
+    check_listeners(config, names, report)
+    check_routes(config, names, report)
+    check_filters(config, report)
+    check_upstreams(config, report)
+    comparable = rules(config)
+    index = Index(comparable)
+    check_overlaps(comparable, index, report)
+    check_redirects(comparable, index, report)
+    _check_unused(config, report)
+    if world is not None:
+        _check_host(config, world, report)
+    return report.problems
+
+
+def _check_unused(config: schema.Config, report: Report) -> None:
+    """What nothing leads to."""
+    wanted = set(_upstreams_in_use(config))
+    for name in config.upstreams.keys() - wanted:
+        report.warn(("upstreams", name), "is not used by any route or listener")
+    chained = {name for route in config.routes.values() for name in route.filters}
+    for name in config.filters.keys() - chained:
+        report.warn(("filters", name), "is not used by any route")
+    if config.routes and not any(listener.protocol == "http" for listener in config.listeners.values()):
+        report.warn(("routes",), "there is no http listener, so no route is ever tried")
+    routed = {name for route in config.routes.values() for name in route.listeners}
+    everywhere = any(not route.listeners for route in config.routes.values())
+    for name, listener in config.listeners.items():
+        if listener.protocol == "http" and not everywhere and name not in routed:
+            report.warn(("listeners", name), "has no route, so every request gets 404")
+
+
+def _upstreams_in_use(config: schema.Config) -> Iterator[str]:
+    for listener in config.listeners.values():
+        yield listener.upstream or ""
+    for route in config.routes.values():
+        yield route.upstream or ""
+        yield from route.split
+
+
+# -- against the host -----------------------------------------------------------------------------------------------
+
+
+def _check_host(config: schema.Config, world: World, report: Report) -> None:
+    for name, upstream in config.upstreams.items():
+        if upstream.health is not None and upstream.health.exec:
+            report.judge(("upstreams", name, "health", "exec", 0), world.runnable(upstream.health.exec[0]))
+    if config.log.access.startswith("/"):
+        report.judge(("log", "access"), world.folder(config.log.access.rpartition("/")[0] or "/"))
+    if problem := world.folder(config.gateway.state_dir):
+        report.warn(("gateway", "state_dir"), f"{problem}; what should outlive a restart is lost")
+    _check_open_files(config, world.open_files, report)
+
+
+def _check_open_files(config: schema.Config, limit: int, report: Report) -> None:
+    """Each connection may need one more to an upstream, and all of them may meet in one worker."""
+    connections = sum(listener.max_connections for listener in config.listeners.values())
+    needed = 2 * connections + SPARE_FILES
+    if 0 < limit < needed:
+        text = f"{connections} max_connections need up to {needed} open files, but a worker may have {limit}"
+        report.warn(("listeners",), f"{text}; raise LimitNOFILE= (ulimit -n) or lower max_connections")

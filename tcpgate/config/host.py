@@ -1,0 +1,48 @@
+"""What `check` asks of the host it runs on: may this program be run, may files be made there. Looks, never changes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from tcpgate.config.check import World
+from tcpgate.config.report import quoted
+
+
+def host(environ: Mapping[str, str], open_files: int) -> World:
+    """This host, as this user sees it. `open_files`: the RLIMIT_NOFILE that a worker will have; 0 if unknown."""
+    return World(runnable=partial(runnable, environ.get("PATH", os.defpath)), folder=folder, open_files=open_files)
+
+
+def runnable(search: str, program: str) -> str:
+    """Why `program` cannot be run; "" if it can. Without a slash it is looked for in the folders of `search`."""
+    folders = [""] if "/" in program else [f"{folder}/" for folder in search.split(":") if folder]
+    paths = [Path(folder + program) for folder in folders]
+    files = [path for path in paths if _is_file(path)]
+    if not files:
+        return f"there is no program {quoted(program)}" + ("" if "/" in program else f" in {search}")
+    if not any(os.access(path, os.X_OK) for path in files):
+        return f"{files[0]} is not executable; chmod +x makes it so"
+    return ""
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # not allowed to look; a NUL byte in the name
+        return False
+
+
+def folder(name: str) -> str:
+    """Why files cannot be made in this folder; "" if they can, or if it can be made first."""
+    path = Path(name)
+    try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        if not path.is_dir():
+            return f"{path} is not a folder"
+    except (OSError, ValueError) as exc:
+        return f"{quoted(name)} cannot be looked at: {exc}"
+    return "" if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written to by this user"
