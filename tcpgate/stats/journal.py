@@ -41,7 +41,9 @@ class EventKind(enum.StrEnum):
     UPGRADE_STARTED = "upgrade_started"
     UPGRADE_DONE = "upgrade_done"
     UPGRADE_FAILED = "upgrade_failed"
+    CONFIG_WARNING = "config_warning"
     BUG = "bug"
+    OTHER = "other"
     # Reload
     RELOAD_OK = "reload_ok"
     RELOAD_FAILED = "reload_failed"
@@ -51,10 +53,12 @@ class EventKind(enum.StrEnum):
     # Endpoints
     ENDPOINT_ADDED = "endpoint_added"
     ENDPOINT_REMOVED = "endpoint_removed"
+    ENDPOINT_UP = "endpoint_up"
     ENDPOINT_HEALTHY = "endpoint_healthy"
     ENDPOINT_DEGRADED = "endpoint_degraded"
     ENDPOINT_DOWN = "endpoint_down"
     ENDPOINT_EJECTED = "endpoint_ejected"
+    ENDPOINT_KEPT_IN = "endpoint_kept_in"
     ENDPOINT_RESTORED = "endpoint_restored"
     ENDPOINT_DRAINING = "endpoint_draining"
     ENDPOINT_MAINT = "endpoint_maint"
@@ -70,7 +74,6 @@ class EventKind(enum.StrEnum):
     WORKER_HUNG = "worker_hung"
     WORKER_BACKOFF = "worker_backoff"
     WORKER_ALONE = "worker_alone"
-    WORKER_PROBLEM = "worker_problem"
     # Limits
     FILE_LIMIT = "file_limit"
     ACCEPT_BACKOFF = "accept_backoff"
@@ -104,7 +107,9 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.UPGRADE_STARTED: KindFacts("info", "A new supervisor takes over the listening sockets."),
     EventKind.UPGRADE_DONE: KindFacts("info", "The new supervisor serves; this one drains."),
     EventKind.UPGRADE_FAILED: KindFacts("error", "The new supervisor did not come up; this one goes on serving."),
+    EventKind.CONFIG_WARNING: KindFacts("warning", "The config serves, but something in it is likely not meant."),
     EventKind.BUG: KindFacts("error", "A state that cannot be; what it touched ended, the gateway goes on."),
+    EventKind.OTHER: KindFacts("warning", "Of a kind that this version does not know; the fact `kind` names it."),
     EventKind.RELOAD_OK: KindFacts("info", "Every worker serves the new generation."),
     EventKind.RELOAD_FAILED: KindFacts("error", "The new config cannot serve; the old generation goes on."),
     EventKind.RELOAD_NOOP: KindFacts("info", "The config says what it said before; nothing was touched."),
@@ -112,10 +117,12 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.LISTENER_CLOSED: KindFacts("info", "A listening socket was closed."),
     EventKind.ENDPOINT_ADDED: KindFacts("info", "An endpoint joined its upstream."),
     EventKind.ENDPOINT_REMOVED: KindFacts("info", "An endpoint left its upstream; its open work ends by the drain."),
-    EventKind.ENDPOINT_HEALTHY: KindFacts("info", "Probes say that the endpoint can work."),
+    EventKind.ENDPOINT_UP: KindFacts("info", "The endpoint takes traffic, after it took none."),
+    EventKind.ENDPOINT_HEALTHY: KindFacts("info", "The endpoint takes its full weight of traffic again."),
     EventKind.ENDPOINT_DEGRADED: KindFacts("warning", "The endpoint takes traffic, at less than its weight."),
     EventKind.ENDPOINT_DOWN: KindFacts("error", "Probes say that the endpoint cannot work; it takes no traffic."),
     EventKind.ENDPOINT_EJECTED: KindFacts("warning", "Live traffic failed at the endpoint; it takes none for a while."),
+    EventKind.ENDPOINT_KEPT_IN: KindFacts("warning", "Live traffic fails there, but too many are out: it stays in."),
     EventKind.ENDPOINT_RESTORED: KindFacts("info", "The ejection is over; the endpoint takes traffic again."),
     EventKind.ENDPOINT_DRAINING: KindFacts("info", "The endpoint finishes what it has and takes nothing new."),
     EventKind.ENDPOINT_MAINT: KindFacts("info", "An operator took the endpoint out; it is not probed."),
@@ -129,7 +136,6 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.WORKER_HUNG: KindFacts("error", "A worker's loop no longer turns; it is replaced."),
     EventKind.WORKER_BACKOFF: KindFacts("error", "A worker keeps dying; the next start waits."),
     EventKind.WORKER_ALONE: KindFacts("error", "A worker lost its supervisor; it serves what it last knew."),
-    EventKind.WORKER_PROBLEM: KindFacts("warning", "A worker tells of something that has no kind of its own."),
     EventKind.FILE_LIMIT: KindFacts("error", "The file descriptors that the config may need exceed the limit."),
     EventKind.ACCEPT_BACKOFF: KindFacts("warning", "accept() has no descriptor or memory; it waits and tries again."),
     EventKind.LOG_DROPPED: KindFacts("warning", "Log lines come faster than they can be written; some were dropped."),
@@ -139,6 +145,9 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.ADMIN_COMMAND: KindFacts("info", "An operator changed something through the admin API: who, what."),
     EventKind.ADMIN_DENIED: KindFacts("warning", "The admin API refused a request: no token, or a wrong one."),
 }
+
+
+_WORDS = frozenset(map(str, KINDS))
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +166,18 @@ class Event:
     """The same for a program: upstream, endpoint, worker, cause ..."""
     generation: int = 0
 
+    def document(self) -> dict[str, object]:
+        """The event as JSON has it, in the API and in the log."""
+        return {
+            "ts": self.ts,
+            "level": self.level,
+            "event": str(self.kind),
+            "seq": self.seq,
+            "generation": self.generation,
+            "text": self.text,
+            "facts": dict(self.facts),
+        }
+
 
 @attrs.define
 class Journal:
@@ -172,23 +193,27 @@ class Journal:
 
     def tell(
         self,
-        now: float,
-        kind: EventKind,
+        kind: str,
+        level: str = "",
         text: str = "",
-        *,
         facts: Mapping[str, Fact] | None = None,
-        level: Level | None = None,
+        *,
+        ts: float,
         generation: int = 0,
     ) -> Event:
-        """Keep a new event and hand it on. `now` is wall-clock time; text and level default to the kind's own."""
+        """Keep a new event and hand it on. Text and level are the kind's own unless given.
+
+        The words may come from a worker: one that is in no list here still makes an event.
+        """
+        known = EventKind(kind) if kind in _WORDS else EventKind.OTHER
         self.last_seq += 1
         event = Event(
-            ts=now,
+            ts=ts,
             seq=self.last_seq,
-            kind=kind,
-            level=level or KINDS[kind].level,
-            text=text or KINDS[kind].text,
-            facts=dict(facts or {}),
+            kind=known,
+            level=level if level in LEVELS else KINDS[known].level,
+            text=text or KINDS[known].text,
+            facts={**(facts or {}), "kind": kind} if known is EventKind.OTHER else dict(facts or {}),
             generation=generation,
         )
         self._events.append(event)
@@ -220,7 +245,7 @@ class Journal:
         return unsubscribe
 
 
-_TEXT_ROOM, _NAME_ROOM, _FACT_ROOM, _FACTS_ROOM = 1200, 40, 400, 2400  # with all around them less than LINE_LIMIT
+_TEXT_ROOM, _NAME_ROOM, _FACT_ROOM, _FACTS_ROOM = 1200, 40, 1500, 2400  # with all around them less than LINE_LIMIT
 
 
 def render(event: Event) -> bytes:
