@@ -3,8 +3,8 @@
 `active()` counts over all workers, so this sees the whole host. Among equals it goes round, or a quiet upstream would
 send everything to the first. The one about to begin counts (+ 1): of two idle members the heavier is taken.
 
-Up to 32 members each one is asked. Above that, a window of 32 is, which moves on with each pick: within a few picks of
-anyone's becoming idle it is seen, and a pick among a thousand costs no more than one among 32.
+Up to 32 members each one is asked. Above that, a comb of 32 evenly spaced ones is, moved on by one with each pick:
+among 320, one that becomes idle is seen within ten picks or so, and a pick costs no more than among 32.
 
 Source: nginx `least_conn`, HAProxy `leastconn`; Mitzenmacher for how little is lost by looking at some only.
 """
@@ -44,18 +44,26 @@ class LeastConnections:
 
     def pick(self, key: int, skip: Container[str], now: float) -> Member | None:
         """The least loaded member that is neither in `skip` nor full."""
+        count = len(self._members)
+        stride = max(1, count // SCAN)
+        best = self._least(range(self._turn, self._turn + min(count, SCAN) * stride, stride), skip)
+        if best < 0 and count > SCAN:
+            best = self._least(range(self._turn, self._turn + count), skip)
+        if best < 0:
+            return None
+        self._turn = (best + 1) % count
+        return self._members[best]
+
+    def _least(self, places: range, skip: Container[str]) -> int:
+        """The place of the least loaded member at `places` (modulo their count), the first among equals; -1: nobody."""
         members, weights = self._members, self._weights
         count = len(members)
         best, least = -1, math.inf
-        for step in range(count):
-            if step >= SCAN and best >= 0:
-                break  # a window without anybody to pick is no reason to give up
-            place = (self._turn + step) % count
+        for place in places:
+            if place >= count:
+                place -= count
             member = members[place]
             load = (member.active() + 1) / weights[place]
             if load < least and not (member.name in skip or member.full()):
                 best, least = place, load
-        if best < 0:
-            return None
-        self._turn = (best + 1) % count
-        return members[best]
+        return best

@@ -58,13 +58,16 @@ class _Ring:
                     return
 
 
-def lay_points(shape: Sequence[tuple[str, float]], points_per_weight: int) -> tuple[list[int], list[int]]:
-    """All points in order, and for each the place in `shape` of its owner. A point two share is the first one's."""
-    scale = min(points_per_weight, MOST_POINTS / sum(weight for _, weight in shape))
-    owner_of: dict[int, int] = {}
-    for place, (name, weight) in enumerate(shape):
-        for point in points_of(name, max(1, round(weight * scale))):
-            owner_of.setdefault(point, place)
+def lay_points(
+    shape: Sequence[tuple[str, float]], points_per_weight: int, most: int = MOST_POINTS
+) -> tuple[list[int], list[int]]:
+    """All points in order, and for each the place in `shape` of its owner."""
+    scale = min(points_per_weight, most / sum(weight for _, weight in shape))
+    owner_of = {
+        point: place
+        for place, (name, weight) in enumerate(shape)
+        for point in points_of(name, max(1, round(weight * scale)))
+    }
     points = sorted(owner_of)
     return points, [owner_of[point] for point in points]
 
@@ -88,7 +91,7 @@ class RingHash:
 
     def update(self, members: Sequence[Member]) -> None:
         """Choose among `members` by their weights as they are now. May run in a thread while picks go on."""
-        # By name, so that the order of the config does not decide whose a shared point is.
+        # By name, so that another order in the config is no change.
         ordered = tuple(sorted(members, key=lambda member: member.name))
         bounds = bounds_of(ordered, self.spec.bounded_load)
         if self._ring is not None and same_shape(ordered, self._ring.shape):

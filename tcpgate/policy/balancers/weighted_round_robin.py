@@ -7,8 +7,8 @@ Two ways, because the best for a few members is too slow for many:
 - **Deadlines**, above. A member of weight w is due every 1/w of a cycle; the one that is due first is taken and is due
   again 1/w later. Logarithmic in the members: 0.5 us for a thousand.
 
-Whoever is out (in `skip`, or full) collects nothing while it is, so that it does not get it all at once when it comes
-back.
+Whoever is out (in `skip`, or full) when it would win is passed over and collects nothing by it, so when it comes back
+it is owed a turn, and not all that it has missed.
 
 A new weight or a new member does not start the cycle again, or the heaviest would win each time a weight changes (and
 in slow start that is often): what each one is owed, in turns, is kept by name across updates, and between the two ways.
