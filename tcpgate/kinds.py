@@ -12,6 +12,9 @@ from tcpgate.config import schema
 from tcpgate.filters.access import Access
 from tcpgate.filters.base import Filter
 from tcpgate.filters.headers import Headers
+from tcpgate.control.probe import Ask
+from tcpgate.control.probe_exec import ask_exec
+from tcpgate.control.probe_kinds import ask_expect, ask_http, ask_tcp, ask_tls
 from tcpgate.policy.balancers.base import Balancer
 from tcpgate.policy.balancers.first import First
 from tcpgate.policy.balancers.least_connections import LeastConnections
@@ -53,3 +56,13 @@ FILTERS: Mapping[str, Callable[..., Filter]] = {
 def make_filter(spec: schema.Filter) -> Filter:
     """The filter that `spec` describes."""
     return FILTERS[spec.kind](spec)
+
+# -- probes: what a `health` table asks ---------------------------------------------------------------------------------
+
+PROBES: Mapping[str, Ask] = {
+    "http": ask_http,
+    "tcp": ask_tcp,
+    "tls": ask_tls,
+    "expect": ask_expect,
+    "exec": ask_exec,
+}
