@@ -84,6 +84,11 @@ class PipePool:
     _free: list[Pipe] = attrs.field(init=False, factory=list)
     _closed: bool = attrs.field(init=False, default=False)
 
+    @property
+    def free(self) -> int:
+        """Pipes that nobody has borrowed."""
+        return len(self._free)
+
     def borrow(self) -> Pipe | None:
         """An empty pipe, or None if there are enough, or no descriptors left. Give it back with `give_back`."""
         if self._free:
