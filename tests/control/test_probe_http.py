@@ -55,7 +55,7 @@ async def ask(spec: Health, address: str, timeout: float = 5.0) -> ProbeResult: 
     return await probe_once(spec, address, trio.current_time() + timeout, kinds=PROBES)
 
 
-async def outcome(answer: bytes, *, then_hang: bool = False, **spec: Any) -> tuple[bool | None, str]:  # noqa: ANN401
+async def outcome(answer: bytes, *, then_hang: bool = False, **spec: Any) -> tuple[bool | None, str]:
     async with Origin(answer, then_hang=then_hang).serving() as address:
         result = await ask(Health(http="/healthz", **spec), address, timeout=0.2 if then_hang else 5.0)
     return result.ok, result.cause
