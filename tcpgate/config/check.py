@@ -17,7 +17,7 @@ from tcpgate.config.check_upstreams import check_filters, check_upstreams
 from tcpgate.config.matching import Index, rules
 from tcpgate.config.overlap import check_overlaps
 from tcpgate.config.redirects import check_redirects
-from tcpgate.config.report import KeyPath, Report, Where
+from tcpgate.config.report import AnyName, KeyPath, Report, Where
 from tcpgate.errors import Problem
 
 SPARE_FILES = 256
@@ -40,36 +40,24 @@ def _nowhere(path: KeyPath) -> tuple[str, int]:
     return "config", 0
 
 
-class _Anything(frozenset[str]):
-    """The names of a config of which a file could not be read: it may have any."""
-
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __bool__(self) -> bool:
-        return True
-
-
 def check(
     config: schema.Config,
     *,
     world: World | None = None,
     where: Where = _nowhere,
     broken: Mapping[str, Collection[str]] | None = None,
-    complete: bool = True,
 ) -> list[Problem]:
     """Every problem of the config as a whole, errors and warnings. Its values must be well-formed, as `load` leaves
     them.
 
     `broken` names what the TOML has but `config` does not, being wrong in itself: to refer to it is no second problem.
-    Not `complete`: a file could not be read, so any name may be there.
     """
     report = Report(where)
     tables = ("listeners", "routes", "filters", "upstreams")
-    names: dict[str, Collection[str]] = {
-        table: {*getattr(config, table), *(broken or {}).get(table, ())} if complete else _Anything()
-        for table in tables
-    }
+    names: dict[str, Collection[str]] = {}
+    for table in tables:
+        others = (broken or {}).get(table, frozenset())
+        names[table] = others if isinstance(others, AnyName) else {*getattr(config, table), *others}
     check_listeners(config, names, report)
     check_routes(config, names, report)
     check_filters(config, report)

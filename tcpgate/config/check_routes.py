@@ -33,7 +33,7 @@ def check_routes(config: schema.Config, names: Names, report: Report) -> None:
 def _check_target(path: KeyPath, route: schema.Route, report: Report) -> None:
     chosen = [key for key in _TARGETS if getattr(route, key) not in (None, {})]
     if len(chosen) != 1:
-        has = f"it has {listed(chosen)}" if chosen else "it has none"
+        has = f"it has {listed(chosen, 'and')}" if chosen else "it has none"
         report.error(path, f"needs exactly one of upstream, split, respond, redirect; {has}")
     if route.split_key != "source" and not route.split:
         report.warn((*path, "split_key"), "has no effect without split")

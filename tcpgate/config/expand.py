@@ -54,9 +54,14 @@ class Environment:
                 return self.value(match["inside"], closed=bool(match["end"]))
             except ValueError as exc:
                 self.report.error(path, f"{quoted(match[0])}: {exc}")
+                failed.append(match[0])
                 return match[0]
 
-        return _REFERENCE.sub(replacement, text)
+        failed: list[str] = []
+        expanded = _REFERENCE.sub(replacement, text)
+        if failed:
+            self.report.muted.add(path)
+        return expanded
 
     def value(self, inside: str, *, closed: bool) -> str:
         """What `${inside}` stands for; ValueError says why it stands for nothing."""

@@ -70,6 +70,11 @@ def _fields(name_form: Form, value_form: Form) -> Judge:
     return judge_fields
 
 
+def _request_fields(fields: Mapping[str, str]) -> Findings:
+    for name, value in fields.items():
+        yield (name,), forms.request_field(name, value)
+
+
 def _once(values: Iterable[str]) -> Findings:
     first: dict[str, int] = {}
     for index, value in enumerate(values):
@@ -124,8 +129,8 @@ FORMS: Mapping[tuple[type, str], tuple[Judge, ...]] = {
     (schema.Route, "filters"): (_once,),
     (schema.Route, "split"): (_split,),
     (schema.Route, "split_key"): (_one(forms.split_key),),
-    (schema.HeadersFilter, "set"): (_fields(forms.settable_field, forms.field_value), _once_by_name),
-    (schema.HeadersFilter, "remove"): (_each(forms.settable_field), _once),
+    (schema.HeadersFilter, "set"): (_request_fields, _once_by_name),
+    (schema.HeadersFilter, "remove"): (_each(forms.removable_field), _once),
     (schema.HeadersFilter, "response_set"): (_fields(forms.settable_field, forms.field_value), _once_by_name),
     (schema.HeadersFilter, "response_remove"): (_each(forms.settable_field), _once),
     (schema.Endpoint, "address"): (_one(forms.endpoint),),

@@ -72,6 +72,18 @@ def settable_field(name: str) -> str:
     return token(name)
 
 
+def removable_field(name: str) -> str:
+    """The name of a request field that a filter may remove."""
+    if name.lower() == "host":
+        return "Host cannot be removed: every request must have one (RFC 9112 3.2)"
+    return settable_field(name)
+
+
+def request_field(name: str, value: str) -> str:
+    """A request field that a filter may set."""
+    return settable_field(name) or field_value(value) or (authority(value) if name.lower() == "host" else "")
+
+
 def regex(text: str) -> str:
     """A regular expression of Python's `re`, for bytes: so are paths, fields and answers."""
     if len(text) > MAX_REGEX:

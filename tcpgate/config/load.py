@@ -18,8 +18,8 @@ import attrs
 from tcpgate.config import schema
 from tcpgate.config.check import World, check
 from tcpgate.config.expand import Environment
-from tcpgate.config.report import KeyPath, Report
-from tcpgate.config.source import Sources, read_text, read_tree
+from tcpgate.config.report import AnyName, KeyPath, Report, dotted
+from tcpgate.config.source import NAMED_TABLES, Sources, read_text, read_tree
 from tcpgate.config.structure import structure
 from tcpgate.errors import ConfigError, Problem
 
@@ -57,9 +57,12 @@ def load(
     structured = structure(Environment(environ, report).tree(tree), report)
     config = _with_token(structured.config, sources, None if credentials is None else Path(credentials), report)
     failed = bool(report.errors)
-    found = check(config, world=world, where=sources.where, broken=structured.broken, complete=not sources.broken)
+    # A file that cannot be read may hold any name.
+    broken = {table: AnyName() for table in NAMED_TABLES} if sources.broken else structured.broken
+    found = check(config, world=world, where=sources.where, broken=broken)
     # What a broken table or file would have used is unknown, so after an error a warning might be false.
-    problems += [problem for problem in found if not (failed and problem.warning)]
+    muted = {dotted(at) for at in report.muted}
+    problems += [problem for problem in found if problem.path not in muted and not (failed and problem.warning)]
     order = {file.name: index for index, file in enumerate(sources.files)}
     report.problems.sort(key=lambda problem: (order.get(problem.file, len(order)), problem.line))
     if report.errors:

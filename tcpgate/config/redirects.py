@@ -56,7 +56,7 @@ def _follow(index: Index, listener: str, host: str, path: str) -> list[str]:
         way.append(target)
         if target in way[:-1]:
             return [f"http://{host}{way[0]}", *way[1:]]
-    return [f"http://{host}{way[0]}", *way[1:4], "..."]
+    return [f"http://{host}{way[0]}", *way[1:4], "and so on"]
 
 
 def _taker(index: Index, listener: str, host: str, path: str) -> Rule | None:

@@ -23,6 +23,17 @@ Where = Callable[[KeyPath], tuple[str, int]]
 Names = Mapping[str, Collection[str]]
 """Table -> every name that the TOML has there, be its table right or wrong."""
 
+
+class AnyName(frozenset[str]):
+    """The names of a table that could not be read: it may have any, so none can be called wrong."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 MAX_SHOWN = 60
 """Characters of a wrong value that a message repeats: enough to find it, too few to flood a terminal."""
@@ -46,10 +57,10 @@ def quoted(text: str) -> str:
     return "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in escaped)
 
 
-def listed(words: Iterable[str]) -> str:
-    """`"a", "b" and "c"`."""
+def listed(words: Iterable[str], link: str = "or") -> str:
+    """`"a", "b" or "c"`."""
     *most, last = [quoted(word) for word in words]
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {link} {last}" if most else last
 
 
 def nearest(word: str, known: Collection[str]) -> str:
@@ -88,6 +99,8 @@ class Report:
 
     where: Where
     problems: list[Problem] = attrs.field(factory=list)
+    muted: set[KeyPath] = attrs.field(factory=set)
+    """Values of which nobody knows what they should have been: what is said of them later would be noise."""
 
     def error(self, path: KeyPath, text: str) -> None:
         """Add a problem with which the config cannot serve."""
@@ -110,6 +123,8 @@ class Report:
             self.error(path, f"there is no {what} {quoted(name)}{has}")
 
     def _add(self, path: KeyPath, text: str, *, warning: bool) -> None:
+        if any(path[: len(muted)] == muted for muted in self.muted):
+            return
         file, line = self.where(path)
         self.problems.append(Problem(file=file, line=line, path=dotted(path), text=text, warning=warning))
 

@@ -209,7 +209,9 @@ class _Reader:
         if any(file.path == real for file in chain):
             report.error(at, f"includes itself: {_way(chain)} -> {path}")
         elif real in self.seen:
-            report.warn(at, f"{path} is included already, as {self.seen[real]}; it is read once")
+            other = self.seen[real]
+            name = "" if other == str(path) else f", as {other}"
+            report.warn(at, f"{path} is included already{name}; it is read once")
         else:
             self.read(path, chain, by=report.place(at))
 

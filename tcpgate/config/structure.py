@@ -30,7 +30,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from tcpgate.config import forms, schema
 from tcpgate.config.fields import CANONICAL, Misformed, judge
-from tcpgate.config.report import Key, KeyPath, Report, found, listed, nearest, quoted
+from tcpgate.config.report import AnyName, Key, KeyPath, Report, found, listed, nearest, quoted
 from tcpgate.config.source import NAMED_TABLES, SINGLE_TABLES, Table
 from tcpgate.units import (
     Bytes,
@@ -63,7 +63,7 @@ class Structured:
 def structure(tree: Table, report: Report) -> Structured:
     """The config that `tree` means; every problem goes to `report`."""
     parts: dict[str, Any] = {}
-    broken: dict[str, set[str]] = {table: set() for table in NAMED_TABLES}
+    broken: dict[str, frozenset[str]] = {table: frozenset() for table in NAMED_TABLES}
     types = {field.name: field.type for field in attrs.fields(_resolved(schema.Config))}
     for table, value in tree.items():
         if table in SINGLE_TABLES:
@@ -72,14 +72,15 @@ def structure(tree: Table, report: Report) -> Structured:
             report.error((table,), _unknown(table, ["include", *types]))
         elif not isinstance(value, dict):
             report.error((table,), f"expected tables with a name, as [{table}.NAME], found {found(value)}")
+            broken[table] = AnyName()
         else:
             item_type = typing.get_args(types[table])[1]
             parts[table] = {}
             for name, item in value.items():
                 named = _named(name, (table, name), report)
                 if not (_put(parts[table], (table, name), item, item_type, report) and named):
-                    broken[table].add(name)
-    return Structured(schema.Config(**parts), {table: frozenset(names) for table, names in broken.items()})
+                    broken[table] |= {name}
+    return Structured(schema.Config(**parts), broken)
 
 
 def _put(into: Table, path: KeyPath, value: Any, type_: Any, report: Report) -> bool:
