@@ -123,7 +123,8 @@ class Limits:
     target: int = 8 << 10
     """Request target (bytes)."""
     body: int | None = None
-    """Body (bytes); None: not the codec's to judge."""
+    """Body (bytes); None: not the codec's to judge. Judged when the body is read, not with the head: whoever holds a
+    `RequestHead` may look at `framing.length` before it opens anything."""
 
 
 RESPONSE_LIMITS = Limits(head=64 << 10, headers=200)

@@ -139,6 +139,11 @@ class ServerCodec(_Codec):
         """Between exchanges, and not one byte of a next one has come."""
         return self._phase is _Phase.HEAD and not self._inbox.buffer
 
+    @property
+    def responding(self) -> bool:
+        """The head of a final response has gone out: what goes wrong now can only cut it short."""
+        return self._out is not None
+
     # -- the request --------------------------------------------------------------------------------------------------
 
     def next_event(self) -> ServerEvent:
@@ -211,7 +216,7 @@ class ServerCodec(_Codec):
         if self._fault is not None:
             self._last_words = True
             pairs.append((b"Connection", b"close"))
-            return head_bytes(b"HTTP/1.1 %d %b" % (status, reason), pairs)
+            return self._machine.say_last(status, reason, pairs)
         if close or self.waiting_for_continue:
             pairs.append((b"Connection", b"close"))
         self.waiting_for_continue = False
@@ -373,8 +378,10 @@ class ClientCodec(_Codec):
         """A request may be sent: the last exchange is complete on both sides, and nothing unasked for has come.
 
         Bytes after a response, or on an idle connection, belong to no request of ours: whoever took them for the next
-        response would hand one client's answer to another.
+        response would hand one client's answer to another. The driver must have read the socket dry before it asks.
         """
         if self._fault is not None or self._inbox.buffer or self._inbox.eof:
             return False
-        return self._phase is _Phase.IDLE or (self._phase is _Phase.ENDED and self._machine.both_done)
+        if self._phase is _Phase.IDLE:
+            return self._machine.untouched
+        return self._phase is _Phase.ENDED and self._machine.both_done

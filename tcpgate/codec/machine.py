@@ -42,6 +42,11 @@ class Machine:
         """Both messages are complete and nobody asked for the connection to close."""
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
+    @property
+    def untouched(self) -> bool:
+        """Nothing has been said or heard, not even something that h11 would not have said."""
+        return self._h11.our_state is h11.IDLE and self._h11.their_state is h11.IDLE
+
     def next_cycle(self) -> None:
         """Ready for the next exchange; only when `both_done`."""
         self._h11.start_next_cycle()
@@ -101,6 +106,12 @@ class Machine:
         """The head of a final response; h11 adds `Connection: close` where it must be."""
         with _ours():
             return self._h11.send(h11.Response(status_code=status, reason=reason, headers=pairs))
+
+    def say_last(self, status: int, reason: bytes, pairs: list[Pair]) -> bytes:
+        """The head of a response after a fault: h11 looks at its form, but not at whether it is the time for it."""
+        with _ours():
+            h11.Response(status_code=status, reason=reason, headers=pairs)
+        return head_bytes(b"HTTP/1.1 %d %b" % (status, reason), pairs)
 
     def say_data(self, data: bytes) -> list[bytes]:
         """Some of a body: `data` itself, uncopied, and the chunk framing around it."""
