@@ -10,7 +10,7 @@ Source: RFC 9110 5.1, 5.5, 7.6.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from tcpgate.codec.events import Pair, ResponseHead
 from tcpgate.config import forms, schema
@@ -18,17 +18,20 @@ from tcpgate.filters.base import CONTINUE, Edits, RequestView, Verdict
 
 
 class Headers:
-    """Sets and removes header fields."""
+    """Sets and removes header fields; of one that is in both lists the new value stays."""
 
     def __init__(self, spec: schema.HeadersFilter) -> None:
         """ValueError if the spec names what cannot be sent or must not be changed."""
+        for name, value in spec.set.items():
+            _require(forms.request_field(name, value))
+        for name, value in spec.response_set.items():
+            _require(forms.settable_field(name) or forms.field_value(value))
+        for name in spec.remove:
+            _require(forms.removable_field(name))
+        for name in spec.response_remove:
+            _require(forms.settable_field(name))
         self._request = _Changes(spec.set, spec.remove)
         self._response = _Changes(spec.response_set, spec.response_remove)
-        if b"host" in self._request.removed:
-            raise ValueError("Host cannot be removed; every request must have one")
-        for name, value in self._request.pairs:
-            if name.lower() == b"host":
-                _formed(forms.authority, value.decode())
 
     def on_request(self, view: RequestView) -> Verdict:
         """Continues, always."""
@@ -44,26 +47,16 @@ class _Changes:
     """What to do to one message."""
 
     def __init__(self, pairs: Mapping[str, str], removed: Iterable[str]) -> None:
-        self.pairs: tuple[Pair, ...] = tuple(
-            (_formed(forms.settable_field, name).encode(), _formed(forms.field_value, value).encode())
-            for name, value in pairs.items()
-        )
-        self.removed = frozenset(_formed(forms.settable_field, name).lower().encode() for name in removed)
-        names = [name.lower() for name, _ in self.pairs]
-        twice = {name for name in names if names.count(name) > 1 or name in self.removed}
-        if twice:
-            raise ValueError(f"{min(twice).decode()!r} is there twice; set it once or remove it")
+        self._pairs: tuple[Pair, ...] = tuple((name.encode(), value.encode()) for name, value in pairs.items())
+        self._removed = tuple(name.encode() for name in removed)
 
     def note(self, edits: Edits) -> None:
-        for name in self.removed:
+        for name in self._removed:
             edits.remove(name)
-        for name, value in self.pairs:
+        for name, value in self._pairs:
             edits.set(name, value)
 
 
-def _formed(judge: Callable[[str], str], text: str) -> str:
-    """`text`, if `judge` has nothing to say against it."""
-    wrong = judge(text)
+def _require(wrong: str) -> None:
     if wrong:
         raise ValueError(wrong)
-    return text
