@@ -5,11 +5,11 @@ deadline, a connection, and turns whatever the kernel says into words. `probe_on
 does: the answer is a `ProbeResult`, also when the gateway itself was unable to ask (`ok=None`), which must not count
 against the endpoint.
 
-Sockets: each is closed when its kind ends, however that is, and by RST (SO_LINGER 0), so that a probe every second
-leaves no TIME_WAIT behind and no backlog on a host that hangs. A kind whose exchange ended in good order may close by
-FIN instead.
+Sockets: each is closed when its kind ends, however that is. After a success by FIN: a server that is well must not be
+hurt by being asked, and simple ones end with an exception at the RST that HAProxy sends here. After a failure, a
+timeout or a cancellation by RST (SO_LINGER 0), so that a host that hangs collects neither connections nor TIME_WAITs.
 
-Source: HAProxy, "option tcp-check" (closes by RST as well) and its causes (L4CON, L4TOUT, L7STS, ...), here as words.
+Source: HAProxy, "option tcp-check" and its causes (L4CON, L4TOUT, L7STS, ...), here as words.
 Owner: called by the endpoint's task on `control/health.py`'s board; a cancelled probe leaves neither socket nor
 process.
 """
@@ -183,7 +183,7 @@ def check_connected(sock: trio.socket.SocketType) -> None:
 
 
 def close_in_order(sock: trio.socket.SocketType) -> None:
-    """Close by FIN: the endpoint answered in full, and an RST would only show up in its log."""
+    """Close by FIN: the endpoint is well, and an RST would only show up in its log."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _KEEP_ON_CLOSE)
     sock.close()

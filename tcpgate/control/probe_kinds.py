@@ -20,8 +20,8 @@ _PLAIN_ESCAPES = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
 
 async def ask_tcp(asking: Asking) -> str:
     """The connect is the whole question."""
-    with await dial(asking):
-        return "connected"
+    close_in_order(await dial(asking))
+    return "connected"
 
 
 async def ask_tls(asking: Asking) -> str:
@@ -38,6 +38,7 @@ async def ask_tls(asking: Asking) -> str:
             await stream.do_handshake()
         except trio.BrokenResourceError as exc:
             raise Failed(_tls_cause(exc.__cause__)) from exc
+        close_in_order(sock)
         return f"{stream.version()} handshake"
 
 
@@ -74,6 +75,7 @@ async def ask_expect(asking: Asking) -> str:
             if not data or len(answer) >= ANSWER_LIMIT:
                 raise Failed(f"answer did not match: {excerpt(answer) or 'nothing came'}")
             answer = (answer + data)[:ANSWER_LIMIT]
+        close_in_order(sock)
         return f"answered {excerpt(match[0])}"
 
 

@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from trio.testing import MockClock
+from trio.abc import Clock
 
 from tcpgate.config.schema import Endpoint, Health, Passive, SlowStart, Upstream
 from tcpgate.control.health import HealthBoard
@@ -111,7 +111,7 @@ async def world() -> AsyncIterator[World]:
 
 
 async def test_the_first_round_is_over_when_every_probed_endpoint_has_answered_either_way(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.origins["b:1"] = REFUSED
     world.apply(api=upstream("a:1", "b:1"), db=upstream("c:1", health=None))
@@ -131,9 +131,7 @@ async def test_the_first_round_is_over_when_every_probed_endpoint_has_answered_e
     ]
 
 
-async def test_who_does_not_answer_before_the_callers_deadline_is_named(
-    autojump_clock: MockClock, world: World
-) -> None:
+async def test_who_does_not_answer_before_the_callers_deadline_is_named(autojump_clock: Clock, world: World) -> None:
     world.origins["b:1"] = None
     world.apply(api=upstream("a:1", "b:1", health=Health(tcp=True, timeout=Seconds(60.0))))
     with trio.move_on_after(5) as scope:
@@ -143,14 +141,14 @@ async def test_who_does_not_answer_before_the_callers_deadline_is_named(
     assert world.status("b:1").unproved
 
 
-async def test_there_is_nothing_to_wait_for_without_probes(autojump_clock: MockClock, world: World) -> None:
+async def test_there_is_nothing_to_wait_for_without_probes(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", health=None))
     with trio.testing.assert_checkpoints():
         await world.board.wait_first_round()
 
 
 async def test_the_first_round_does_not_wait_for_what_is_gone_or_in_maintenance(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.origins |= {"a:1": None, "b:1": None}
     slow = Health(tcp=True, timeout=Seconds(60.0))
@@ -162,7 +160,7 @@ async def test_the_first_round_does_not_wait_for_what_is_gone_or_in_maintenance(
         await world.board.wait_first_round()
 
 
-async def test_endpoints_of_a_reload_make_a_first_round_of_their_own(autojump_clock: MockClock, world: World) -> None:
+async def test_endpoints_of_a_reload_make_a_first_round_of_their_own(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1"))
     await world.board.wait_first_round()
     world.apply(api=upstream("a:1", "b:1"))
@@ -176,7 +174,7 @@ async def test_endpoints_of_a_reload_make_a_first_round_of_their_own(autojump_cl
 
 
 async def test_a_dead_endpoint_is_out_within_its_fall_window_and_back_within_one_interval(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.apply(api=upstream("a:1", "b:1"))
     await trio.sleep(10)
@@ -203,7 +201,7 @@ async def test_a_dead_endpoint_is_out_within_its_fall_window_and_back_within_one
 
 
 async def test_live_traffic_takes_it_out_first_and_the_probe_is_brought_forward(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.apply(api=upstream("a:1", "b:1"))
     await trio.sleep(10)
@@ -216,9 +214,7 @@ async def test_live_traffic_takes_it_out_first_and_the_probe_is_brought_forward(
     assert world.kinds() == ["endpoint_ejected", "endpoint_down"]
 
 
-async def test_an_ejection_of_an_unprobed_endpoint_ends_by_the_clock_alone(
-    autojump_clock: MockClock, world: World
-) -> None:
+async def test_an_ejection_of_an_unprobed_endpoint_ends_by_the_clock_alone(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", "b:1", health=None))
     world.refused("a:1")
     await trio.sleep(9.9)
@@ -232,7 +228,7 @@ async def test_an_ejection_of_an_unprobed_endpoint_ends_by_the_clock_alone(
     assert world.asked == []
 
 
-async def test_slow_start_is_published_step_by_step(autojump_clock: MockClock, world: World) -> None:
+async def test_slow_start_is_published_step_by_step(autojump_clock: Clock, world: World) -> None:
     spec = upstream("a:1", "b:1", health=None, slow_start=SlowStart(window=Seconds(10.0)))
     world.apply(api=spec)
     world.refused("a:1")
@@ -245,7 +241,7 @@ async def test_slow_start_is_published_step_by_step(autojump_clock: MockClock, w
     assert world.kinds() == ["endpoint_ejected", "endpoint_restored", "endpoint_healthy"]
 
 
-async def test_the_limit_keeps_an_endpoint_in_and_says_so_once(autojump_clock: MockClock, world: World) -> None:
+async def test_the_limit_keeps_an_endpoint_in_and_says_so_once(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", "b:1", "c:1", health=None, passive=Passive(max_ejected=50)))
     world.refused("a:1")
     world.told.clear()
@@ -260,7 +256,7 @@ async def test_the_limit_keeps_an_endpoint_in_and_says_so_once(autojump_clock: M
 
 
 async def test_endpoints_that_probes_or_operators_took_out_count_towards_the_limit(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.apply(api=upstream("a:1", "b:1", health=None))
     world.board.command("api", "a:1", Word.DRAIN)
@@ -269,14 +265,14 @@ async def test_endpoints_that_probes_or_operators_took_out_count_towards_the_lim
     assert world.state("b:1") is HEALTHY, "the last one is not ejected"
 
 
-async def test_probes_are_not_bound_by_the_limit(autojump_clock: MockClock, world: World) -> None:
+async def test_probes_are_not_bound_by_the_limit(autojump_clock: Clock, world: World) -> None:
     world.origins |= {"a:1": REFUSED, "b:1": REFUSED}
     world.apply(api=upstream("a:1", "b:1"))
     await world.board.wait_first_round()
     assert {s.state for s in world.board.statuses()} == {DOWN}
 
 
-async def test_only_differences_are_published(autojump_clock: MockClock, world: World) -> None:
+async def test_only_differences_are_published(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1"))
     await trio.sleep(100)
     assert [s.state for s in world.published] == [DOWN, HEALTHY]
@@ -288,9 +284,7 @@ async def test_only_differences_are_published(autojump_clock: MockClock, world: 
 # -- operators ------------------------------------------------------------------------------------------------------
 
 
-async def test_an_operators_words_are_obeyed_told_and_published_at_once(
-    autojump_clock: MockClock, world: World
-) -> None:
+async def test_an_operators_words_are_obeyed_told_and_published_at_once(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1"))
     await world.board.wait_first_round()
     world.told.clear()
@@ -306,9 +300,7 @@ async def test_an_operators_words_are_obeyed_told_and_published_at_once(
     assert world.told[-1][2] == "api/a:1 is healthy: operator: weight the config's"
 
 
-async def test_maintenance_ends_the_probe_under_way_and_ready_begins_anew(
-    autojump_clock: MockClock, world: World
-) -> None:
+async def test_maintenance_ends_the_probe_under_way_and_ready_begins_anew(autojump_clock: Clock, world: World) -> None:
     world.origins["a:1"] = None
     world.apply(api=upstream("a:1", health=Health(tcp=True, timeout=Seconds(60.0))))
     await trio.sleep(1)
@@ -326,7 +318,7 @@ async def test_maintenance_ends_the_probe_under_way_and_ready_begins_anew(
     assert await world.until("a:1", HEALTHY) < 0.2
 
 
-async def test_words_on_an_unknown_endpoint_are_refused(autojump_clock: MockClock, world: World) -> None:
+async def test_words_on_an_unknown_endpoint_are_refused(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1"))
     await trio.testing.wait_all_tasks_blocked()
     for name, endpoint in (("api", "z:1"), ("web", "a:1")):
@@ -336,7 +328,7 @@ async def test_words_on_an_unknown_endpoint_are_refused(autojump_clock: MockCloc
             world.board.set_weight(name, endpoint, 1)
 
 
-async def test_live_words_on_an_endpoint_that_is_gone_are_dropped(autojump_clock: MockClock, world: World) -> None:
+async def test_live_words_on_an_endpoint_that_is_gone_are_dropped(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", "b:1", health=None))
     world.apply(api=upstream("a:1", health=None))
     await trio.testing.wait_all_tasks_blocked()
@@ -349,7 +341,7 @@ async def test_live_words_on_an_endpoint_that_is_gone_are_dropped(autojump_clock
 # -- reloads --------------------------------------------------------------------------------------------------------
 
 
-async def test_a_reload_that_changes_nothing_touches_nothing(autojump_clock: MockClock, world: World) -> None:
+async def test_a_reload_that_changes_nothing_touches_nothing(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", "b:1"))
     await trio.sleep(10.2)
     tasks, reports, asked = set(world.probes.child_tasks), world.board.describe(), len(world.asked)
@@ -360,7 +352,7 @@ async def test_a_reload_that_changes_nothing_touches_nothing(autojump_clock: Moc
     assert len(world.asked) == asked
 
 
-async def test_a_removed_endpoint_takes_its_task_and_its_probe_with_it(autojump_clock: MockClock, world: World) -> None:
+async def test_a_removed_endpoint_takes_its_task_and_its_probe_with_it(autojump_clock: Clock, world: World) -> None:
     world.origins |= {"a:1": None, "c:1": None}
     slow = Health(tcp=True, timeout=Seconds(60.0))
     world.apply(api=upstream("a:1", "b:1", health=slow), db=upstream("c:1", health=slow))
@@ -376,7 +368,7 @@ async def test_a_removed_endpoint_takes_its_task_and_its_probe_with_it(autojump_
 
 
 async def test_a_changed_probe_replaces_the_one_under_way_and_keeps_the_state(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     world.apply(api=upstream("a:1"))
     await trio.sleep(10)
@@ -393,7 +385,7 @@ async def test_a_changed_probe_replaces_the_one_under_way_and_keeps_the_state(
     assert world.board.describe()[0].falls == 0, "the old probe's failure is nobody's any more"
 
 
-async def test_a_reload_with_another_weight_keeps_everything_else(autojump_clock: MockClock, world: World) -> None:
+async def test_a_reload_with_another_weight_keeps_everything_else(autojump_clock: Clock, world: World) -> None:
     world.origins["a:1"] = REFUSED
     world.apply(api=upstream("a:1", "b:1"))
     await trio.sleep(10)
@@ -405,7 +397,7 @@ async def test_a_reload_with_another_weight_keeps_everything_else(autojump_clock
 
 
 async def test_an_endpoint_that_joins_a_working_group_starts_slowly_and_a_new_group_does_not(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     slow = SlowStart(window=Seconds(10.0))
     world.apply(api=upstream("a:1", health=None, slow_start=slow))
@@ -417,7 +409,7 @@ async def test_an_endpoint_that_joins_a_working_group_starts_slowly_and_a_new_gr
     assert (world.state("a:1"), world.state("b:1"), world.state("c:1", "db")) == (HEALTHY, DEGRADED, HEALTHY)
 
 
-async def test_the_same_address_in_two_upstreams_is_two_endpoints(autojump_clock: MockClock, world: World) -> None:
+async def test_the_same_address_in_two_upstreams_is_two_endpoints(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1"), web=upstream("a:1"))
     await world.board.wait_first_round()
     world.board.command("web", "a:1", Word.MAINT)
@@ -425,7 +417,7 @@ async def test_the_same_address_in_two_upstreams_is_two_endpoints(autojump_clock
 
 
 async def test_under_any_sequence_of_words_and_reloads_there_is_one_task_per_endpoint(
-    autojump_clock: MockClock, world: World
+    autojump_clock: Clock, world: World
 ) -> None:
     rng = random.Random(99)
     healths = (None, TCP, Health(http="/", timeout=Seconds(5.0)))
@@ -463,7 +455,7 @@ async def test_under_any_sequence_of_words_and_reloads_there_is_one_task_per_end
 
 
 async def test_a_bug_in_a_probe_is_told_and_neither_ends_the_task_nor_blames_the_endpoint(
-    autojump_clock: MockClock, world: World, caplog: pytest.LogCaptureFixture
+    autojump_clock: Clock, world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.apply(api=upstream("a:1"))
     await trio.sleep(10)
@@ -478,7 +470,7 @@ async def test_a_bug_in_a_probe_is_told_and_neither_ends_the_task_nor_blames_the
     await world.until("a:1", DOWN)
 
 
-async def test_an_endpoint_is_described_for_people(autojump_clock: MockClock, world: World) -> None:
+async def test_an_endpoint_is_described_for_people(autojump_clock: Clock, world: World) -> None:
     world.origins["a:1"] = REFUSED
     spec = upstream("a:1", "b:1")
     world.apply(
@@ -502,7 +494,7 @@ async def test_an_endpoint_is_described_for_people(autojump_clock: MockClock, wo
     }  # fmt: skip
 
 
-async def test_an_unprobed_endpoint_has_no_next_probe(autojump_clock: MockClock, world: World) -> None:
+async def test_an_unprobed_endpoint_has_no_next_probe(autojump_clock: Clock, world: World) -> None:
     world.apply(api=upstream("a:1", health=None))
     await trio.testing.wait_all_tasks_blocked()
     assert world.board.describe()[0].next_probe is None

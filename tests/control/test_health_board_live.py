@@ -63,8 +63,8 @@ async def test_an_origin_that_dies_is_down_and_one_that_returns_is_up_within_one
         origin = await nursery.start(serve, port)
         began = trio.current_time()
         await eventually(lambda: state() is EndpointState.HEALTHY, within=5)
-        # One interval is the promise; the rest is for `eventually`, which looks only now and then, on a busy machine.
-        assert trio.current_time() - began < INTERVAL + 0.3
+        # One interval is the promise, held to the millisecond on the clock that jumps; here the machine may be busy.
+        assert trio.current_time() - began < INTERVAL + 1.0
         nursery.cancel_scope.cancel()
     assert told == [
         "healthy: probe: status 200 (first)",

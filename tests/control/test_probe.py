@@ -70,25 +70,34 @@ def open_files() -> int:
 # -- tcp ------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connect_is_enough_for_tcp_and_ends_by_reset() -> None:
-    seen: list[str] = []
-    ended = trio.Event()
+async def test_a_connect_is_enough_for_tcp() -> None:
+    async with origin(hang) as address:
+        result = await ask(TCP, address)
+    assert (result.ok, result.cause) == (True, "connected")
+    assert 0 < result.latency < 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "end"),
+    [(TCP, "FIN"), (Health(expect="hello"), "FIN"), (Health(expect="goodbye"), "RST"), (TLS, "RST")],
+)
+async def test_a_probe_closes_in_order_if_the_endpoint_is_well_and_by_reset_if_not(spec: Health, end: str) -> None:
+    ends, ended = trio.open_memory_channel[str](1)
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
-            await stream.receive_some()
-            seen.append("FIN")
+            await stream.send_all(b"hello")
+            while await stream.receive_some():
+                pass
+            ends_with = "FIN"
         except trio.BrokenResourceError:
-            seen.append("RST")
-        ended.set()
+            ends_with = "RST"
+        ends.send_nowait(ends_with)
 
     async with origin(handle) as address:
-        result = await ask(TCP, address)
-        assert (result.ok, result.cause) == (True, "connected")
-        assert 0 < result.latency < 1
+        await ask(spec, address, timeout=0.2)
         with trio.fail_after(5):
-            await ended.wait()
-    assert seen == ["RST"]
+            assert await ended.receive() == end
 
 
 async def test_a_closed_port_refuses(free_port: Callable[[], int]) -> None:
@@ -103,7 +112,7 @@ async def test_a_host_that_does_not_answer_times_out_in_connect() -> None:
         filler.connect(listener.getsockname())  # the backlog is full now: the kernel drops the next SYN
         result = await ask(TCP, f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.1)
     assert (result.ok, result.cause) == (False, "timed out in connect")
-    assert result.latency == pytest.approx(0.1, abs=0.09)
+    assert 0.1 <= result.latency < 2
 
 
 async def test_a_unix_socket_is_asked_by_its_path(tmp_path: Path) -> None:
@@ -184,7 +193,7 @@ async def test_each_address_of_a_name_is_tried_until_one_connects(free_port: Cal
         )
         result = await ask(TCP, "db.test:5432", timeout=0.5)
         assert (result.ok, result.cause) == (True, "connected")
-        assert 0.2 < result.latency < 0.4, "the one that hangs got its share of the time and no more"
+        assert 0.2 < result.latency < 0.5, "the one that hangs got its share of the time and no more"
 
 
 async def test_the_last_address_of_a_name_says_why(free_port: Callable[[], int]) -> None:

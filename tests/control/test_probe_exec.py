@@ -102,9 +102,9 @@ async def test_a_program_that_forks_and_hangs_is_killed_with_all_it_started(
     tmp_path: Path, gone: Callable[[Path], Awaitable[list[int]]]
 ) -> None:
     pids = tmp_path / "pids"
-    result = await run(f"trap '' TERM; sleep 999 & echo $! >> {pids}; echo $$ >> {pids}; sleep 999", timeout=0.3)
+    result = await run(f"trap '' TERM; sleep 999 & echo $! >> {pids}; echo $$ >> {pids}; sleep 999", timeout=1.0)
     assert (result.ok, result.cause) == (False, "timed out in exec")
-    assert result.latency < 1
+    assert result.latency < 3
     assert len(await gone(pids)) == 2
 
 
