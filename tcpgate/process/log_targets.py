@@ -7,8 +7,9 @@ all is lost (`Written.error` says why); the sink (`process/logs.py`) keeps the a
 Theory of operation. Stdout is one pipe, or one stream socket of journald's, for all workers. POSIX promises that a
 write of at most PIPE_BUF bytes is never mixed with another's, so a batch is cut, at line ends, into such pieces.
 O_NONBLOCK would belong to the pipe and so to every process that has it, the shell too; so the fd stays as it came,
-and is polled before each piece: a pipe that polls writable has room for PIPE_BUF. A file is opened with O_APPEND, so
-a batch is one write that lands whole, after whatever others wrote.
+and is polled before each piece: a pipe that polls writable has room for PIPE_BUF (if another worker takes it first,
+only this thread waits). A file is opened with O_APPEND, so a batch is one write that lands whole, after whatever
+others wrote.
 
 Owner: none; the sink's thread calls, one call at a time. Source: pipe(7), write(2), systemd's "Native Journal
 Protocol".

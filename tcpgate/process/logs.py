@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
@@ -43,13 +44,15 @@ Tell = Callable[[str, str, str, Facts], None]
 """(kind, level, text, facts) for the event journal."""
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Job:
     """What one call of the writing thread is to do."""
 
     target: Target
     lines: list[bytes]
-    reopen: bool
+    reopen: bool = False
+    last: bool = False
+    """The target was replaced; these are the lines that waited for it then."""
 
     def run(self) -> tuple[Written, OSError | None]:
         """Reopen, write: how that went, and why it goes on in the old file if it does. In the thread."""
@@ -68,14 +71,20 @@ _Result = outcome.Outcome[tuple[Written, OSError | None]]
 class LineSink:
     """Where this process's lines go. All of it runs in the loop's own thread, but for `_Job.run`."""
 
-    def __init__(self, on_drop: Callable[[int], None], tell: Tell | None = None) -> None:
+    def __init__(
+        self,
+        on_drop: Callable[[int], None],
+        tell: Tell | None = None,
+        opener: Callable[[str], Target | None] = open_target,
+    ) -> None:
         self.dropped = 0
         """Lines lost since the start, for whatever cause."""
         self._on_drop = on_drop
         self._tell = tell
+        self._open = opener
         self._spec: schema.Log | None = None
         self._target: Target | None = None
-        self._retired: list[Target] = []  # replaced, but still to take the lines that waited then
+        self._last_jobs: deque[_Job] = deque()
         self._lines: list[bytes] = []
         self._size = 0  # bytes that wait or are being written
         self._limit: int = schema.Log().buffer
@@ -127,9 +136,10 @@ class LineSink:
         `events`: this process also writes events, which "off" does not mean: they go to stdout then.
         """
         if self._spec is None or spec.access != self._spec.access:
-            target = open_target("stdout" if events and spec.access == "off" else spec.access)
+            target = self._open("stdout" if events and spec.access == "off" else spec.access)
             if self._target is not None:
-                self._retired.append(self._target)
+                self._last_jobs.append(_Job(self._target, self._lines, last=True))
+                self._lines = []
                 self._some.set()
             self._target = target
         self._spec = spec
@@ -163,27 +173,28 @@ class LineSink:
         """
         by = trio.current_time() + GOODBYE if deadline is None else deadline
         with trio.CancelScope(deadline=by, shield=True):
-            while self._lines or self._job is not None:
+            while self._lines or self._last_jobs or self._job is not None:
                 self._start_job()
                 while self._job is not None:
                     await self._idle.wait()
-        left = len(self._lines) + (len(self._job.lines) if self._job is not None else 0)
+        jobs = [*self._last_jobs, *([self._job] if self._job is not None else [])]
+        left = len(self._lines) + sum(len(job.lines) for job in jobs)
         if left:
             self._lose(left, EventKind.LOG_DROPPED, "the log's reader was too slow for the last lines")
         return left
 
     def _start_job(self) -> None:
         """Give the thread what waits, unless it is still at the last job. `_idle` is set when it is through."""
-        if self._job is not None or not (self._lines or self._reopen or self._retired):
+        if self._job is not None:
             return
-        target = self._retired[0] if self._retired else self._target
-        lines, self._lines = self._lines, []
         self._some, self._full = trio.Event(), trio.Event()
-        if target is None:  # switched off while lines waited for a reader that was too slow
-            self._size -= sum(map(len, lines))
-            self._lose(len(lines), EventKind.LOG_DROPPED, "log lines that waited when the log was switched off")
+        if self._last_jobs:
+            self._job = self._last_jobs.popleft()
+        elif self._target is not None and (self._lines or self._reopen):
+            self._job = _Job(self._target, self._lines, self._reopen)
+            self._lines, self._reopen = [], False
+        else:
             return
-        self._job, self._reopen = _Job(target, lines, self._reopen), False
         self._idle = trio.Event()
         token = trio.lowlevel.current_trio_token()
 
@@ -206,18 +217,27 @@ class LineSink:
         self._size -= sum(map(len, written))
         self._sound = not rest and (self._sound or bool(written))
         if end.error is not None:
-            self._size -= sum(map(len, rest))
-            self._lose(len(rest), EventKind.LOG_FAILED, f"log lines cannot be written: {_text(end.error)}")
+            self._lose_taken(rest, EventKind.LOG_FAILED, f"log lines cannot be written: {_text(end.error)}")
         else:
-            self._lines[:0] = rest  # not now
+            self._put_back(rest)
         if reopen_error is not None:
             self._say(EventKind.LOG_FAILED, f"the log file cannot be reopened, the old one goes on: {reopen_error}", {})
-        if job.target in self._retired:  # it had its chance to take the lines that were its own
-            self._retired.remove(job.target)
+        if job.last:
             job.target.close()
-        if self._lines or self._retired:
+        if self._lines or self._last_jobs:
             self._some.set()
         self._idle.set()
+
+    def _put_back(self, rest: list[bytes]) -> None:
+        """Lines that could not be written for now come first the next time, even if that is in another target."""
+        if self._last_jobs:
+            self._last_jobs[0].lines[:0] = rest
+        elif self._target is not None:
+            self._lines[:0] = rest
+        else:
+            self._lose_taken(
+                rest, EventKind.LOG_DROPPED, "log lines waited for a slow reader as the log was switched off"
+            )
 
     # -- the account of losses --------------------------------------------------------------------------------------
 
@@ -229,6 +249,11 @@ class LineSink:
         if kind not in self._episode:
             self._episode.add(kind)  # before telling, because the event becomes a line here too
             self._say(kind, text, {})
+
+    def _lose_taken(self, lines: list[bytes], kind: EventKind, text: str) -> None:
+        self._size -= sum(map(len, lines))
+        if lines:
+            self._lose(len(lines), kind, text)
 
     def _end_episode(self) -> None:
         if self._sound and trio.current_time() >= self._calm_at:

@@ -1,0 +1,1 @@
+"""What happened, in numbers and in lines: the shared page, histograms, access records, the event journal. Pure."""

@@ -33,6 +33,7 @@ class EventKind(enum.StrEnum):
 
     # The process
     STARTED = "started"
+    START_FAILED = "start_failed"
     READY = "ready"
     NOT_READY = "not_ready"
     DRAINING = "draining"
@@ -99,6 +100,7 @@ class KindFacts:
 
 KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.STARTED: KindFacts("info", "The supervisor began: version, pid, config."),
+    EventKind.START_FAILED: KindFacts("error", "The gateway cannot serve this config here; it leaves."),
     EventKind.READY: KindFacts("info", "The gateway takes traffic."),
     EventKind.NOT_READY: KindFacts("warning", "The gateway asks balancers in front to look away."),
     EventKind.DRAINING: KindFacts("info", "The gateway stops accepting and lets open work end."),

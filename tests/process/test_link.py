@@ -484,7 +484,7 @@ async def test_closing_wakes_whoever_waits_on_either_side(pair: Callable[[], Pai
     await fill(ours)
     ended = []
 
-    async def until_closed(what: Callable[..., Any], *args: Any) -> None:  # noqa: ANN401
+    async def until_closed(what: Callable[..., Any], *args: Any) -> None:
         with pytest.raises(LinkClosed):
             await what(*args)
         ended.append(what)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import msgspec
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcpgate.errors import Reason, Side
@@ -173,6 +173,7 @@ RECORDS = st.builds(
 )
 
 
+@settings(max_examples=50)  # a record is large to draw
 @given(record=RECORDS)
 @example(record=attrs.evolve(TYPICAL, path="\ud83d" * 700, host="\\ud800" * 700))
 def test_any_record_makes_one_short_line_that_says_what_it_holds(record: AccessRecord) -> None:
