@@ -12,6 +12,7 @@ import trio
 
 from tcpgate.codec import reply
 from tcpgate.codec.events import NO_FIELDS, Fields, ResponseHead, of_length
+from tcpgate.codec.http1 import phrase
 from tcpgate.config import schema
 from tcpgate.errors import GateError, Reason, Side
 from tcpgate.net.stream import Buffer
@@ -55,6 +56,15 @@ async def send_unread(connection: HttpConnection, request_id: str, exc: GateErro
         [(b"Date", connection.plane.date()), (b"X-Request-Id", request_id.encode()), (b"Server", b"tcpgate")]
     )
     await _send(connection, answer.status, fields, answer.body, whole=False)
+
+
+def refusal(request_id: str) -> bytes:
+    """The whole answer to a connection that there is no room for, in one piece, so that it can go out without waiting."""
+    answer = reply.answer(Reason.CONNECTION_LIMIT, request_id=request_id)
+    fields = [*answer.fields, (b"Retry-After", b"1"), (b"X-Request-Id", request_id.encode())]
+    fields += [(b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
+    lines = [b"HTTP/1.1 %d %b" % (answer.status, phrase(answer.status)), *(b"%b: %b" % field for field in fields)]
+    return b"\r\n".join([*lines, b"", answer.body])
 
 
 async def send_own(exchange: Exchange, spec: schema.Route) -> None:

@@ -15,6 +15,7 @@ Owner: the connection's task (http.py). Cancelled (the drain is over): the recor
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import attrs
@@ -40,6 +41,9 @@ from tcpgate.stats.record import Attempt as AttemptRecord
 
 if TYPE_CHECKING:
     from tcpgate.proxy.http import HttpConnection
+
+
+log = logging.getLogger("tcpgate.proxy.exchange")
 
 
 class Exchange:
@@ -69,19 +73,23 @@ class Exchange:
     # -- the life ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Serve the request to its end, whatever that is. Raises nothing but Cancelled, and bugs."""
+        """Serve the request to its end, whatever that is. Raises nothing but Cancelled."""
+        over = False
         try:
             await self._run()
+            over = True
         except GateError as exc:
             self.failure = exc
             await answer.send_failure(self, exc)
-        except trio.Cancelled:
-            self.failure = self.failure or Refused(Reason.DRAINED, "cut at the end of the drain")
-            raise
         except Exception as exc:
+            # A bug must cost one exchange, not the worker, and its client still gets an answer.
+            log.exception("exchange failed: id=%s route=%s", self.record.id, self.record.route)
             self.failure = Bug(repr(exc))
-            raise
+            self.connection.is_leaving = True
+            await answer.send_failure(self, self.failure)
         finally:
+            if not over and self.failure is None:  # cancelled: only the end of a drain does that
+                self.failure = Refused(Reason.DRAINED, "cut at the end of the drain")
             account.end(self)
 
     async def _run(self) -> None:

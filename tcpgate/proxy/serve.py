@@ -9,6 +9,7 @@ A reload calls `renew` with a new plan: connections that are open keep the plan 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Mapping
 from typing import Protocol
@@ -22,6 +23,7 @@ from tcpgate.net.listen import accept_forever
 from tcpgate.net.stream import Stream
 from tcpgate.proxy.http import HttpConnection
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
+from tcpgate.proxy import answer
 from tcpgate.proxy.flow import TcpConnection
 from tcpgate.state.snapshot import (
     LISTENER_ACCEPTED,
@@ -29,6 +31,7 @@ from tcpgate.state.snapshot import (
     LISTENER_REFUSED,
     ListenerPlan,
 )
+from tcpgate.stats.record import AccessRecord
 
 
 class Connection(Protocol):
@@ -130,7 +133,7 @@ class ListenerServer:
         page[plan.block + LISTENER_ACCEPTED] += 1
         page[WORKER_ACCEPTED] += 1
         if self._open_everywhere() >= plan.spec.max_connections:
-            self._refuse(sock)
+            self._refuse(sock, sockaddr)
             return
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
         kind = HttpConnection if plan.spec.protocol == "http" else TcpConnection
@@ -154,15 +157,28 @@ class ListenerServer:
         meter = self.plane.runtime.meter
         return meter.shared.total(self.plan.block + LISTENER_CONNECTIONS, meter.processes)
 
-    def _refuse(self, sock: socket.socket) -> None:
-        """No room: say so in one send that cannot block, and close."""
-        self.plane.page[self.plan.block + LISTENER_REFUSED] += 1
+    def _refuse(self, sock: socket.socket, sockaddr: SocketAddress) -> None:
+        """No room: say so in one send that cannot block, close, and write it down."""
+        plan, plane = self.plan, self.plane
+        plane.page[plan.block + LISTENER_REFUSED] += 1
+        record = AccessRecord(
+            ts=plane.wall(),
+            id=plane.new_id(),
+            listener=plan.name,
+            client=str(number_of(sockaddr) or "unix"),
+            peer=describe(sockaddr),
+            proto=plan.spec.protocol,
+            reason=Reason.CONNECTION_LIMIT,
+            rule=f"listeners.{plan.name}.max_connections",
+            detail=f"{plan.spec.max_connections} connections are open",
+            generation=plane.snapshot.generation,
+        )
         with sock:
-            if self.plan.spec.protocol == "http":
-                try:
-                    sock.send(_refusal())
-                except OSError:
-                    pass  # it left already; there is nobody to tell
+            if plan.spec.protocol == "http":
+                record.status = REASONS[Reason.CONNECTION_LIMIT].status
+                with contextlib.suppress(OSError):  # it left already; there is nobody to tell
+                    sock.send(answer.refusal(record.id))
+        plane.write(record)
 
     def _ask_to_leave(self, now: float) -> None:
         """Idle ones go now, busy ones when they are done, long-lived ones spread over the drain so that their clients
@@ -174,13 +190,3 @@ class ListenerServer:
             connection.cut_by(now + self._drain)
         for index, connection in enumerate(long, 1):
             connection.cut_by(now + self._drain * index / len(long))
-
-
-def _refusal() -> bytes:
-    facts = REASONS[Reason.CONNECTION_LIMIT]
-    body = b'{"type":"about:blank","status":%d,"reason":"%s"}' % (facts.status, Reason.CONNECTION_LIMIT.encode())
-    return (
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\n"
-        b"Retry-After: 1\r\nConnection: close\r\n\r\n%s" % (len(body), body)
-    )
-
