@@ -27,6 +27,7 @@ mkdir "$world/upper" "$world/work" "$world/root"
 cp -a "$folder/files/." "$world/upper"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$world/upper,workdir=$world/work" "$world/root"
 cd "$world/root"
+chmod 0755 . # cp gave it the mode of a folder for tests, which only we may enter
 
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
@@ -62,5 +63,7 @@ ip link set lo up
 mkdir -p mnt
 pivot_root . mnt
 umount -l /mnt
+# It would do this itself on a host. Credentials, for one, are mounted in a namespace and must show in the others.
+mount --make-rshared /
 exec /usr/bin/env -i container=drill PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 \
     /lib/systemd/systemd --system --unit=basic.target --show-status=0 --log-target=journal --log-level=notice

@@ -43,17 +43,19 @@ class World:
 
     def run(self, *command: str, given: str = "", check: bool = True) -> str:
         """Output of `command` in there."""
-        done = self.start(*command, given=given)
-        said, _ = done.communicate(given, timeout=120)
-        if check:
-            assert done.returncode == 0, f"{command} exited {done.returncode}: {said}"
+        with self.start(*command, given=given) as done:
+            try:
+                said, _ = done.communicate(given, timeout=30)
+            except subprocess.TimeoutExpired:
+                done.kill()
+                pytest.fail(f"{command} is not done after 30 s\n{self.journal()[-4000:]}")
+        if check and done.returncode:
+            pytest.fail(f"{command} exited {done.returncode}: {said}\n{self.journal()[-4000:]}")
         return said
 
     def code(self, *command: str) -> int:
         """Exit code of `command` in there."""
-        done = self.start(*command)
-        done.communicate(timeout=120)
-        return done.returncode
+        return int(self.run("sh", "-c", '"$@" >/dev/null 2>&1; echo $?', "sh", *command))
 
     def start(self, *command: str, given: str = "") -> subprocess.Popen[str]:
         """`command`, running in there."""
@@ -75,7 +77,7 @@ class World:
 
     def journal(self) -> str:
         """All that the gateway has logged."""
-        return self.run("journalctl", "--no-pager", "--output=cat", "--unit=tcpgate.service")
+        return self.run("journalctl", "--no-pager", "--output=cat", "--unit=tcpgate.service", check=False)
 
     def wait(self, probe: Callable[[], object], what: str, within: float = 20.0) -> None:
         """Until `probe()` is true; fails the test, with the gateway's log, if it never is."""
