@@ -17,6 +17,7 @@ Protocol".
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -139,10 +140,10 @@ class FileTarget(StreamTarget):
 
     def reopen(self) -> None:
         """Go on in a new file at the same path; OSError leaves the old one in use."""
-        fd = _open_log(self.path)
-        os.close(self._fd)
-        self._fd = fd
+        old, self._fd = self._fd, _open_log(self.path)
         self._torn = False
+        with contextlib.suppress(OSError):  # a late error of the old file's; the kernel closes it all the same
+            os.close(old)
 
 
 def _open_log(path: Path) -> int:

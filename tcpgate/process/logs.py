@@ -52,17 +52,21 @@ class _Job:
     lines: list[bytes]
     reopen: bool = False
     last: bool = False
-    """The target was replaced; these are the lines that waited for it then."""
+    """The target was replaced: these are the lines that waited for it then."""
 
     def run(self) -> tuple[Written, OSError | None]:
-        """Reopen, write: how that went, and why it goes on in the old file if it does. In the thread."""
+        """Reopen, write, close: how that went, and why it goes on in the old file if it does. In the thread."""
         error = None
         if self.reopen and isinstance(self.target, FileTarget):
             try:
                 self.target.reopen()
             except OSError as exc:
                 error = exc
-        return self.target.write(self.lines), error
+        written = self.target.write(self.lines)
+        if self.last:
+            with contextlib.suppress(OSError):  # the kernel closes it all the same
+                self.target.close()
+        return written, error
 
 
 _Result = outcome.Outcome[tuple[Written, OSError | None]]
@@ -222,9 +226,7 @@ class LineSink:
             self._put_back(rest)
         if reopen_error is not None:
             self._say(EventKind.LOG_FAILED, f"the log file cannot be reopened, the old one goes on: {reopen_error}", {})
-        if job.last:
-            job.target.close()
-        if self._lines or self._last_jobs:
+        if self._lines or self._last_jobs or self._reopen:
             self._some.set()
         self._idle.set()
 

@@ -502,6 +502,31 @@ async def test_closing_wakes_whoever_waits_on_either_side(pair: Callable[[], Pai
     close(ours)
 
 
+async def test_closing_wakes_ones_own_tasks_too(pair: Callable[[], Pair]) -> None:
+    ours, theirs = pair()
+    await fill(ours)
+    ended: list[str] = []
+
+    async def send() -> None:
+        with pytest.raises(LinkClosed):
+            await ours.send(COMMIT)
+        ended.append("send")
+
+    async def receive() -> None:
+        with pytest.raises(LinkClosed):
+            await ours.receive()
+        ended.append("receive")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        nursery.start_soon(receive)
+        nursery.start_soon(ours.send_forever)
+        await trio.testing.wait_all_tasks_blocked()
+        ours.close()
+    assert sorted(ended) == ["receive", "send"]
+    close(theirs)
+
+
 async def test_a_message_too_large_is_refused_before_any_of_it_leaves(pair: Callable[[], Pair]) -> None:
     ours, theirs = pair()
     huge = messages.Told(kind="bug", level="error", text="x" * UP_LIMIT)

@@ -280,6 +280,16 @@ async def test_a_rotated_file_is_reopened_at_once(bench: Bench, eventually: Even
     assert bench.told == []
 
 
+async def test_a_reopen_asked_while_the_target_is_replaced_is_not_forgotten(
+    bench: Bench, eventually: Eventually, tmp_path: Path
+) -> None:
+    path = tmp_path / "access.log"
+    bench.access("{}/access.log")  # stdout has its last job before it
+    path.rename(tmp_path / "access.log.1")
+    bench.sink.reopen()
+    await eventually(path.exists)
+
+
 async def test_a_reopen_that_fails_is_told_and_the_old_file_goes_on(
     bench: Bench, eventually: Eventually, tmp_path: Path
 ) -> None:
