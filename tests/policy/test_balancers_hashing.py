@@ -92,10 +92,12 @@ def test_endless_new_keys_do_not_grow_the_memory() -> None:
 
 def test_keys_in_use_are_not_forgotten_by_a_flood_of_new_ones() -> None:
     lots = Lots(["a", "b"], [1, 1])
+    lots.winner(MASK)
     for key in range(5 * REMEMBERED):
         lots.winner(key)
-        lots.winner(MASK)
-    assert MASK in remembered(lots)
+        if key % 1000 == 0:
+            assert MASK in remembered(lots)
+            lots.winner(MASK)
     assert 0 not in remembered(lots)
 
 
@@ -271,14 +273,14 @@ def test_a_table_size_that_is_no_prime_becomes_the_next_one() -> None:
 
 @pytest.mark.parametrize("by_weight", [[1.0] * 10, [1.0, 2.0, 3.0, 4.0, 5.0] * 2])
 def test_maglev_moves_few_keys_that_need_not_move(by_weight: list[float]) -> None:
-    """The price for even shares, as measured in the paper's figure 12: a per cent or two with ten members."""
+    """The price for even shares: 0.3 % of all keys here, where a tenth must move."""
     names = [f"10.0.0.{i}:8080" for i in range(10)]
     before = maglev.fill(names, by_weight, 65537)
     for gone in (0, 4, 9):
         left = [i for i in range(10) if i != gone]
         after = maglev.fill([names[i] for i in left], [by_weight[i] for i in left], 65537)
         needless = sum(was not in (gone, left[now]) for was, now in zip(before, after, strict=True))
-        assert needless / 65537 < 0.03
+        assert needless / 65537 < 0.005
 
 
 def test_an_update_with_the_same_weights_builds_no_table() -> None:

@@ -116,6 +116,14 @@ def test_a_draw_hits_the_piece_that_the_point_is_on(by_weight: list[float], numb
     assert point - 1e-6 <= sum(by_weight[: place + 1])
 
 
+@given(count=st.integers(2, 40), data=st.data(), seed=st.integers(0, 99))
+def test_nor_is_it_if_all_but_those_two_are_out(count: int, data: st.DataObject, seed: int) -> None:
+    members = fleet(*[1] * count)
+    two = data.draw(st.lists(st.integers(0, count - 1), min_size=2, max_size=2, unique=True))
+    skip = {member.name for place, member in enumerate(members) if place not in two}
+    assert Wheel.of(members).draw(random.Random(seed), skip, two[0]) == two[1]
+
+
 def test_there_is_no_second_of_one() -> None:
     wheel = Wheel.of(fleet(1))
     assert wheel.draw(random.Random(1), ()) == 0
@@ -216,6 +224,9 @@ def test_weights_count_in_relation_to_each_other_only() -> None:
         under_test = balancer("peak_ewma", members)
         # Each has ten in flight for its share, so the faster one is cheaper, though it has 30.
         assert picks(under_test, 5) == ["a"] * 5
+        members[0].in_flight = 39
+        assert picks(under_test, 5) == ["b"] * 5
+        members[0].in_flight = 30
 
 
 def test_with_equal_latencies_an_idle_upstream_is_shared_by_weight() -> None:

@@ -220,6 +220,19 @@ def test_a_member_that_joins_gets_its_share_and_no_more(count: int) -> None:
     assert all(after - before <= 2 * count for before, after in pairwise(turns))
 
 
+def test_members_that_leave_just_after_their_turn_leave_no_debt_behind() -> None:
+    """Each was ahead of its time; were that kept by those who stay, newcomers would wait for them to catch up."""
+    members = fleet(*[1] * 32)
+    rotation = from_the_start(WeightedRoundRobin, members)
+    while len(members) > 2:
+        served = picks(rotation, 1)
+        members = [member for member in members if member.name not in served]
+        rotation.update(members)
+    members += fleet(*[1] * 6, prefix="new-")
+    rotation.update(members)
+    assert sorted(picks(rotation, 8)) == sorted(member.name for member in members)
+
+
 @pytest.mark.parametrize("count", [3, 40])
 def test_a_member_that_was_full_for_long_is_owed_no_more_than_a_turn_or_two(count: int) -> None:
     members = fleet(4, *[2] * (count - 1))

@@ -3,7 +3,7 @@
 Each member has a permutation of the slots, made from its name. They take turns in taking the next free slot of their
 own permutation until the table is full; a heavier member has more turns. So shares are even to within a slot or two, a
 pick is one lookup however many members there are, and if a member goes nearly all others' keys stay (a few move: that
-is the price for evenness; with ten members about 1 % more than must).
+is the price for evenness; with ten members 0.3 % of all keys).
 
 A key whose member is out goes to the highest of its rendezvous lots (`policy/hrw.py`), so the keys of a full member
 spread over all.
