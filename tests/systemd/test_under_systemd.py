@@ -167,7 +167,7 @@ def test_a_killed_worker_is_replaced_and_the_service_goes_on(gateway: World) -> 
     main = int(gateway.fact("MainPID"))
     before = [pid for pid in pids(gateway) if pid != main]
     assert len(before) == 2
-    gateway.run("kill", "-KILL", str(before[0]))
+    gateway.run("sh", "-c", f"kill -KILL {before[0]}")
     gateway.wait(lambda: len(pids(gateway)) == 3 and before[0] not in pids(gateway), "a new worker")
     assert fetch(gateway) == "first"
     assert (int(gateway.fact("MainPID")), gateway.fact("NRestarts")) == (main, "0")
@@ -175,14 +175,14 @@ def test_a_killed_worker_is_replaced_and_the_service_goes_on(gateway: World) -> 
 
 def test_a_killed_supervisor_comes_back_at_once_and_leaves_nothing_behind(gateway: World) -> None:
     before = pids(gateway)
-    gateway.run("kill", "-KILL", gateway.fact("MainPID"))
+    gateway.run("systemctl", "kill", "--signal=KILL", "--kill-who=main", "tcpgate")
     gateway.wait(lambda: gateway.fact("NRestarts") == "1" and gateway.fact("ActiveState") == "active", "a restart")
     assert fetch(gateway) == "first"
     gateway.wait(lambda: not set(pids(gateway)) & set(before), "the end of the old processes")
 
 
 def test_a_supervisor_that_hangs_is_replaced_by_the_watchdog(gateway: World) -> None:
-    gateway.run("kill", "-STOP", gateway.fact("MainPID"))
+    gateway.run("systemctl", "kill", "--signal=STOP", "--kill-who=main", "tcpgate")
     gateway.wait(lambda: gateway.fact("NRestarts") == "1" and gateway.fact("ActiveState") == "active", "a restart", 40)
     assert fetch(gateway) == "first"
     assert "watchdog" in gateway.run("journalctl", "--no-pager", "--output=cat", "_PID=1").lower()
