@@ -113,9 +113,13 @@ class Diff:
 
     def as_json(self) -> Json:
         """The same for programs."""
-        tables = ("settings", "listeners", "routes", "filters", "upstreams")
-        whole = attrs.asdict(self, filter=lambda field, _: field.name not in ("old", "new"))
-        return {"empty": self.empty, "restart": list(self.restart), **{name: whole[name] for name in tables}}
+        tables = ("listeners", "routes", "filters", "upstreams")
+        return {
+            "empty": self.empty,
+            "restart": list(self.restart),
+            "settings": [attrs.asdict(change) for change in self.settings],
+            **{name: attrs.asdict(getattr(self, name)) for name in tables},
+        }
 
 
 # -- comparing ------------------------------------------------------------------------------------------------------

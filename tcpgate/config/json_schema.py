@@ -13,6 +13,7 @@ Source: JSON Schema draft 2020-12 (and draft 7, whose words taplo and Even Bette
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import typing
 from collections.abc import Mapping
@@ -190,11 +191,17 @@ def _filter() -> Json:
 
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring below each field. Python drops them, so they are read from the source."""
-    node = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body[0]
-    assert isinstance(node, ast.ClassDef)
+    node = next(
+        node for node in _module(cls.__module__) if isinstance(node, ast.ClassDef) and node.name == cls.__name__
+    )
     docs: dict[str, str] = {}
     for field, text in zip(node.body, node.body[1:], strict=False):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
                 docs[name] = inspect.cleandoc(doc)
     return docs
+
+
+@cache
+def _module(name: str) -> list[ast.stmt]:
+    return ast.parse(inspect.getsource(importlib.import_module(name))).body

@@ -18,7 +18,7 @@ import attrs
 from tcpgate.config import schema
 from tcpgate.config.check import World, check
 from tcpgate.config.expand import Environment
-from tcpgate.config.report import AnyName, KeyPath, Report, dotted
+from tcpgate.config.report import AnyName, KeyPath, Report, dotted, printable
 from tcpgate.config.source import NAMED_TABLES, Sources, read_text, read_tree
 from tcpgate.config.structure import structure
 from tcpgate.errors import ConfigError, Problem
@@ -89,14 +89,14 @@ def _read_token(name: str, path: Path, credentials: Path | None, at: KeyPath, re
         if credentials is None:
             raise ValueError("there are no credentials here: systemd's LoadCredential= sets $CREDENTIALS_DIRECTORY")
         path = credentials / name.removeprefix("credential:")
-    text = read_text(path, str(path), MAX_SECRET)
+    text = read_text(path, printable(str(path)), MAX_SECRET)
     token = text.partition("\n")[0].strip()
     if not _TOKEN.fullmatch(token):
         state = "has spaces or unprintable characters in its first line" if token else "has an empty first line"
-        raise ValueError(f"{path} {state}; it must hold the token alone")
+        raise ValueError(f"{printable(str(path))} {state}; it must hold the token alone")
     if len(token) < MIN_TOKEN:
         cure = "`openssl rand -hex 32` makes a better one"
         report.warn(at, f"the token has {len(token)} characters only, so it can be guessed; {cure}")
     if path.stat().st_mode & stat.S_IROTH:
-        report.warn(at, f"every user of this host can read {path}; chmod 600 keeps it secret")
+        report.warn(at, f"every user of this host can read {printable(str(path))}; chmod 600 keeps it secret")
     return token

@@ -53,8 +53,12 @@ def dotted(path: KeyPath) -> str:
 def quoted(text: str) -> str:
     """`text` in double quotes, cut to a readable length, without a character that could move a terminal's cursor."""
     cut = text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
-    escaped = json.dumps(cut, ensure_ascii=False)
-    return "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in escaped)
+    return printable(json.dumps(cut, ensure_ascii=False))
+
+
+def printable(text: str) -> str:
+    """`text` with everything escaped that could move a cursor, or that no terminal shows."""
+    return "".join(mark if mark.isprintable() else json.dumps(mark)[1:-1] for mark in text)
 
 
 def listed(words: Iterable[str], link: str = "or") -> str:

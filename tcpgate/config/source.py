@@ -18,7 +18,7 @@ import attrs
 import tomli
 
 from tcpgate.config import locate, schema
-from tcpgate.config.report import KeyPath, Report, quoted
+from tcpgate.config.report import KeyPath, Report, printable, quoted
 from tcpgate.errors import ConfigError, Problem
 
 MAX_SIZE = 16 << 20
@@ -36,7 +36,9 @@ class File:
     """One file of the config, read and parsed."""
 
     name: str
-    """As the user wrote it, or as the including file's folder and the pattern lead to it."""
+    """For people: as the user wrote it, or as the including file's folder and the pattern lead to it."""
+    folder: Path
+    """That of the name: what the file includes is relative to it."""
     path: Path
     """Where it really is, links resolved."""
     text: str
@@ -68,7 +70,7 @@ class Sources:
 
     def resolve(self, path: KeyPath, name: str) -> Path:
         """The file called `name` at `path`: relative to the folder of the config file that names it."""
-        return Path(self.owner(path).name).parent / name
+        return self.owner(path).folder / name
 
 
 def read_tree(first: Path) -> tuple[Sources, Table, list[Problem]]:
@@ -83,7 +85,7 @@ def read_tree(first: Path) -> tuple[Sources, Table, list[Problem]]:
         raise ConfigError(reader.problems)
     if not sources.files[0].tree and not reader.problems:
         text = 'is empty; it needs at least one listener: [listeners.NAME] with bind = ["0.0.0.0:80"]'
-        raise ConfigError([Problem(file=str(first), line=0, path="", text=text)])
+        raise ConfigError([Problem(file=sources.files[0].name, line=0, path="", text=text)])
     report = Report(sources.where)
     tree = _merged(sources, report)
     return sources, tree, reader.problems + report.problems
@@ -160,10 +162,10 @@ class _Reader:
 
     def read(self, path: Path, chain: tuple[File, ...], by: str = "") -> None:
         """Add the file and its includes; `chain` is the way here from the first file, `by` the line that asks."""
-        name = str(path)
+        name = printable(str(path))
         try:
             text = read_text(path, name)
-            file = File(name=name, path=path.resolve(), text=text, tree=_parse(text, name))
+            file = File(name=name, folder=path.parent, path=path.resolve(), text=text, tree=_parse(text, name))
         except ConfigError as exc:
             included = f" (included by {by})" if by else ""
             self.problems += [attrs.evolve(problem, text=problem.text + included) for problem in exc.problems]
@@ -190,15 +192,14 @@ class _Reader:
     def matches(self, file: File, pattern: str, at: KeyPath, report: Report) -> list[Path]:
         """The files that `pattern` means, sorted; relative to the folder of `file`."""
         if not glob.has_magic(pattern):
-            return [Path(file.name).parent / pattern]
-        folder = Path(file.name).parent
+            return [file.folder / pattern]
         try:
-            names = sorted(glob.glob(pattern, root_dir=folder))
+            names = sorted(glob.glob(pattern, root_dir=file.folder))
         except ValueError:  # a NUL byte in the pattern
             names = []
         if not names:
-            report.warn(at, f"no file matches {quoted(str(folder / pattern))}")
-        return [folder / name for name in names]
+            report.warn(at, f"no file matches {quoted(str(file.folder / pattern))}")
+        return [file.folder / name for name in names]
 
     def include_one(self, path: Path, chain: tuple[File, ...], at: KeyPath, report: Report) -> None:
         """Read `path` unless it is on the way here already (an error) or was read elsewhere (said, not repeated)."""
@@ -206,12 +207,13 @@ class _Reader:
             real = path.resolve()
         except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL byte: reading it will say so
             real = path
+        here = printable(str(path))
         if any(file.path == real for file in chain):
-            report.error(at, f"includes itself: {_way(chain)} -> {path}")
+            report.error(at, f"includes itself: {_way(chain)} -> {here}")
         elif real in self.seen:
             other = self.seen[real]
-            name = "" if other == str(path) else f", as {other}"
-            report.warn(at, f"{path} is included already{name}; it is read once")
+            name = "" if other == here else f", as {other}"
+            report.warn(at, f"{here} is included already{name}; it is read once")
         else:
             self.read(path, chain, by=report.place(at))
 

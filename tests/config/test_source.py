@@ -88,7 +88,7 @@ def test_a_file_behind_a_file_is_told() -> None:
 
 
 def test_a_name_with_a_nul_is_told() -> None:
-    assert problems("a\0b") == ["a\0b: cannot be read: embedded null byte"]
+    assert problems("a\0b") == ["a\\u0000b: cannot be read: embedded null byte"]
 
 
 def test_an_endless_name_is_told() -> None:
