@@ -1,0 +1,124 @@
+"""The files in etc/: they load without a warning, and the commented one shows every key there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import tomli
+
+from tcpgate.config import schema
+from tcpgate.config.load import load
+from tcpgate.config.structure import converter
+
+ETC = Path(__file__).parents[2] / "etc"
+TEXT = (ETC / "tcpgate.toml").read_text()
+TABLES: dict[str, type] = {
+    "gateway": schema.Gateway,
+    "admin": schema.Admin,
+    "log": schema.Log,
+    "listeners.*": schema.Listener,
+    "listeners.*.limits": schema.HttpLimits,
+    "listeners.*.timeouts": schema.ClientTimeouts,
+    "routes.*": schema.Route,
+    "routes.*.respond": schema.Respond,
+    "routes.*.redirect": schema.Redirect,
+    "filters.*": schema.HeadersFilter,
+    "upstreams.*": schema.Upstream,
+    "upstreams.*.health": schema.Health,
+    "upstreams.*.passive": schema.Passive,
+    "upstreams.*.pool": schema.Pool,
+    "upstreams.*.timeouts": schema.UpstreamTimeouts,
+    "upstreams.*.retry": schema.RetryPolicy,
+    "upstreams.*.slow_start": schema.SlowStart,
+}
+
+
+@attrs.frozen
+class Shown:
+    """One key as the commented file shows it."""
+
+    cls: type
+    key: str
+    text: str
+    mark: str
+    """"" set, "#" commented out at its default, "# " an example."""
+
+
+def class_of(table: str, following: str) -> type:
+    """The schema's class of a table; a filter's depends on its kind."""
+    first, *rest = table.split(".")
+    name = ".".join([first, *(["*"] if rest else []), *rest[1:]])
+    kind = re.search(r'^kind = "(\w+)"', following, re.MULTILINE)
+    return schema.FILTER_SPECS[kind[1]] if name == "filters.*" and kind else TABLES[name]
+
+
+def shown() -> list[Shown]:
+    """Every key of the commented file, in order."""
+    found = []
+    for block in re.split(r"^(?=\[)", TEXT, flags=re.MULTILINE)[1:]:
+        header, _, body = block.partition("\n")
+        cls = class_of(header[1 : header.index("]")], body)
+        matches = re.finditer(r"^(|#|# )([a-z_]+) = ", body, re.MULTILINE)
+        found += [Shown(cls, match[2], body[match.end(2) :], match[1]) for match in matches]
+    return found
+
+
+def value_of(one: Shown) -> Any:
+    """The value, as the schema means it."""
+    lines = one.text.split("\n")
+    for count in range(1, len(lines)):
+        try:
+            value = tomli.loads("key" + "\n".join(lines[:count]))["key"]
+        except tomli.TOMLDecodeError:
+            continue
+        field = attrs.fields_dict(attrs.resolve_types(one.cls))[one.key]
+        return converter().structure(value, field.type)  # type: ignore[arg-type]
+    raise AssertionError(f"{one.key} has no value")
+
+
+def default_of(one: Shown) -> Any:
+    """The schema's default; a factory's product."""
+    default: Any = attrs.fields_dict(one.cls)[one.key].default
+    return default.factory() if hasattr(default, "factory") else default
+
+
+@pytest.mark.parametrize("name", ["tcpgate.toml", "quickstart.toml"])
+@pytest.mark.parametrize("environ", [{}, {"TCPGATE_LOG_LEVEL": "debug", "DEMO_PORT": "8888", "USER": "me"}])
+def test_the_file_loads_without_a_warning(name: str, environ: dict[str, str]) -> None:
+    assert load(ETC / name, environ=environ, credentials=None).warnings == []
+
+
+def test_every_key_of_every_class_is_shown() -> None:
+    keys = {(one.cls, one.key) for one in shown()}
+    classes = {*TABLES.values(), *schema.FILTER_SPECS.values()}
+    wanted = {(cls, field.name) for cls in classes for field in attrs.fields(cls)}
+    nested = {
+        (cls, name.rpartition(".")[2]) for name in TABLES for cls in (schema.Listener, schema.Route, schema.Upstream)
+    }
+    missing = {(cls.__name__, key) for cls, key in wanted - keys - nested - {(schema.Admin, "token")}}
+    assert missing == set()
+    for field in attrs.fields(schema.Endpoint):
+        assert re.search(rf"\{{.*\b{field.name} = ", TEXT)
+    assert "# include = " in TEXT
+
+
+@pytest.mark.parametrize(
+    "one", [one for one in shown() if one.mark == "#"], ids=lambda one: f"{one.cls.__name__}.{one.key}"
+)
+def test_a_key_that_is_commented_out_shows_its_default(one: Shown) -> None:
+    assert value_of(one) == default_of(one)
+
+
+@pytest.mark.parametrize("one", [one for one in shown() if one.mark == "# "], ids=lambda one: one.key)
+def test_an_example_has_no_default(one: Shown) -> None:
+    assert default_of(one) is None
+
+
+def test_every_class_of_the_schema_has_a_table_in_the_file() -> None:
+    classes = {cls for cls in vars(schema).values() if isinstance(cls, type) and attrs.has(cls)}
+    not_tables = {schema.Config, schema.Endpoint, schema.Secret, schema.Between, schema.Maybe}
+    assert classes - not_tables == {*TABLES.values(), *schema.FILTER_SPECS.values()}
