@@ -214,7 +214,7 @@ def make_nginx(folder: Path, port: int, locations: str = "") -> Nginx:
         f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
-        f"""worker_processes 1; daemon off; pid {folder}/pid; worker_rlimit_nofile 65536;
+        f"""user root; worker_processes 1; daemon off; pid {folder}/pid; worker_rlimit_nofile 65536;
 events {{ worker_connections 8192; }}
 http {{ access_log off; keepalive_requests 100000000; client_max_body_size 0; {temporary}
 server {{ listen 127.0.0.1:{port} backlog=4096; root {folder}; {locations}

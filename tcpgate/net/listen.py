@@ -145,20 +145,22 @@ def _inherit(address: InheritedFd, inherited: Inherited) -> socket.socket:
     return sock
 
 
-async def accept_forever(listener: socket.socket, take: Take, short: Callable[[OSError], object]) -> NoReturn:
+def at_once() -> float:
+    """No courtesy: there is nobody else who accepts."""
+    return 0.0
+
+
+async def accept_forever(
+    listener: socket.socket, take: Take, short: Callable[[OSError], object], courtesy: Callable[[], float] = at_once
+) -> NoReturn:
     """Hand every new connection to `take`. `short` is told each time that accepting pauses for want of a resource.
 
+    `courtesy` says for how many seconds to leave a waiting connection to the other processes that accept from this
+    socket, because this one has more than its share: else the one that wakes first takes a whole burst.
     Raises OSError only if the listening socket itself is unusable. Cancelled: no accepted connection is lost.
     """
     while True:
-        failure: OSError | None = None
-        try:
-            for _ in range(BATCH):
-                sock, sockaddr = listener.accept()
-                sock.setblocking(False)
-                take(sock, sockaddr)
-        except OSError as exc:
-            failure = exc
+        failure = _accept_batch(listener, take, courtesy)
         if isinstance(failure, BlockingIOError):
             await wait_readable(listener)
         elif failure is not None and failure.errno in SHORT_OF:
@@ -168,3 +170,19 @@ async def accept_forever(listener: socket.socket, take: Take, short: Callable[[O
             await checkpoint()  # neither a flood of connections nor one of failures may starve the others
         else:
             raise failure
+        if pause := courtesy():
+            await trio.sleep(pause)
+
+
+def _accept_batch(listener: socket.socket, take: Take, courtesy: Callable[[], float]) -> OSError | None:
+    """Accept until there is nobody left, or enough; what stopped it."""
+    try:
+        for _ in range(BATCH):
+            sock, sockaddr = listener.accept()
+            sock.setblocking(False)
+            take(sock, sockaddr)
+            if courtesy():
+                break
+    except OSError as exc:
+        return exc
+    return None

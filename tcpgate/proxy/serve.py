@@ -34,6 +34,11 @@ from tcpgate.state.snapshot import (
 from tcpgate.stats.record import AccessRecord
 
 
+COURTESY = 0.001
+"""Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by time and not by
+turns: if the others are busy too, nobody waits longer than this."""
+
+
 class Connection(Protocol):
     """What a listener asks of an open connection."""
 
@@ -116,7 +121,14 @@ class ListenerServer:
 
     async def _accept(self, bind: str, sock: socket.socket, scope: trio.CancelScope) -> None:
         with scope:
-            await accept_forever(sock, self._handle, short=self._accept_failed)
+            await accept_forever(sock, self._handle, short=self._accept_failed, courtesy=self._courtesy)
+
+    def _courtesy(self) -> float:
+        """A moment for the other workers while this one has more than its share of all connections."""
+        meter = self.plane.runtime.meter
+        mine = self.plane.page[WORKER_CONNECTIONS]
+        share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / meter.processes
+        return COURTESY if mine > share + max(1.0, share / 8) else 0.0
 
     def _accept_failed(self, exc: OSError) -> None:
         self.plane.tell(
