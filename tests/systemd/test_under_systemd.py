@@ -203,9 +203,9 @@ def test_stop_lets_the_open_exchange_finish_and_is_clean(gateway: World) -> None
 
 def test_a_stop_in_the_middle_of_the_start_stops(gateway: World) -> None:
     gateway.run("systemctl", "stop", "tcpgate")
-    for delay in (0.2, 0.4, 0.6, 0.8):
+    for _ in range(3):
         gateway.run("systemctl", "start", "--no-block", "tcpgate")
-        time.sleep(delay)
+        gateway.wait(lambda: gateway.fact("StatusText") == "starting workers", "that status")
         gateway.run("systemctl", "stop", "tcpgate")
         assert gateway.fact("ActiveState") in ("inactive", "failed")
         assert gateway.fact("Result") in ("success", "signal"), "not a timeout"
