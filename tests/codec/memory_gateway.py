@@ -107,13 +107,14 @@ class MemoryGateway:
     limits: Limits = attrs.field(factory=lambda: Limits(body=1 << 40))
     server: ServerCodec = attrs.field(init=False)
     client: ClientCodec = attrs.field(factory=ClientCodec)
-    dialled: int = 1
     out: bytearray = attrs.field(factory=bytearray)
     """Bytes to the client."""
     closed: bool = False
     """The gateway has closed the client's connection."""
     tunnel: bool = False
     origin_reads: Reader = attrs.field(factory=lambda: Reader(h11.Connection(h11.SERVER)))
+    sent: list[bytearray] = attrs.field(factory=lambda: [bytearray()])
+    """Bytes to the origin, by connection."""
     requests: list[Recorded] = attrs.field(factory=list)
     """Complete requests, over all connections to the origin."""
 
@@ -153,7 +154,7 @@ class MemoryGateway:
         if not self.client.can_reuse:
             self.client = ClientCodec()
             self.origin_reads = Reader(h11.Connection(h11.SERVER))
-            self.dialled += 1
+            self.sent.append(bytearray())
         forwarding = forwarding_fields(head, peer=PEER, trusted=False, secure=False, port=80, name=NAME)
         fields = upstream_fields(head, forwarding, fallback_host=ORIGIN)
         if head.max_forwards == 0:
@@ -164,6 +165,7 @@ class MemoryGateway:
         self._to_origin(request)
 
     def _to_origin(self, data: bytes) -> None:
+        self.sent[-1] += data
         self.origin_reads.read(data)
 
     def _finish(self, trailers: Fields) -> None:
