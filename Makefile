@@ -16,7 +16,7 @@ PYTHON ?= $(shell for python in /usr/bin/python3 python3 python3.14 python3.13 p
 
 # Rooms that do no I/O: their branches must be tested, and by their own tests.
 PURE := stats config codec policy filters state
-PURE_TESTS = $(wildcard $(PURE:%=tests/%) tests/test_errors.py tests/test_units.py)
+PURE_TESTS = $(wildcard $(PURE:%=tests/%) tests/test_errors.py tests/test_units.py tests/net/test_addresses.py)
 empty :=
 comma := ,
 COVERED := $(subst $(empty) $(empty),$(comma),$(PURE:%=tcpgate/%/**) tcpgate/errors.py tcpgate/units.py)
