@@ -238,13 +238,15 @@ class Fleet:
         """Bring a new worker to the current generation, however often that changes meanwhile."""
         while self.current is not None and worker.generation != self.current.number:
             generation = self.current
-            problem = await self._prepare(worker, generation)
-            if problem is None:
-                problem = await self._commit(worker, generation)
+            problem = await self._bring(worker, generation)
             if problem is not None:
                 self.tell("worker_hung", "error", f"worker {worker.index} cannot serve: {problem}", {})
                 worker.process.kill()
                 return
+
+    async def _bring(self, worker: Worker, generation: Generation) -> str | None:
+        problem = await self._prepare(worker, generation)
+        return problem if problem is not None else await self._commit(worker, generation)
 
     async def _listen(self, worker: Worker) -> None:
         try:

@@ -17,6 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import attrs
@@ -81,6 +82,9 @@ class Supervisor:
         self.changes, self._changes = trio.open_memory_channel[tuple[messages.EndpointStatus, ...]](1000)
         self.ready = False
         self.stopping = False
+        self.over = trio.Event()
+        """Set: leave now, with `exit_code`."""
+        self.exit_code = EXIT_OK
         self.started = time.time()
 
     @property
@@ -101,30 +105,38 @@ class Supervisor:
             self.root, self.probes = root, probes
             root.start_soon(self.sink.write_forever)
             root.start_soon(self._send_statuses_forever)
-            admin = AdminServer(self.config.admin, self._api())
-            try:
-                await root.start(admin.serve)
-            except OSError as exc:
-                self.tell("stopped", "error", f"admin.bind: cannot listen on {self.config.admin.bind}: {exc}", {})
-                return await self._leave(EXIT_FAILED)
+            self.tell("started", "info", f"tcpgate {version('tcpgate')} starts with {self.path}", {"pid": os.getpid()})
+            if await self._start():
+                root.start_soon(signals_forever, self._signals())
+                root.start_soon(self._watchdog_forever)
+                await self._become_ready()
+                await self.over.wait()
+            await self.sink.drain()
+            root.cancel_scope.cancel()
+        return self.exit_code
+
+    async def _start(self) -> bool:
+        """Bind everything and publish the first generation; False, told and with an exit code, if that cannot be."""
+        problems: Sequence[str] = ()
+        try:
+            await self.root.start(AdminServer(self.config.admin, self._api()).serve)
+        except OSError as exc:
+            problems = [f"admin.bind: {exc.strerror or exc}"]
+        if not problems:
             result = await self.reloader.start(self.loaded)
-            if not result.ok:
-                for problem in result.problems:
-                    self.tell("stopped", "error", problem, {})
-                return await self._leave(EXIT_FAILED)
-            root.start_soon(
-                signals_forever,
-                {
-                    signal.SIGHUP: lambda: root.start_soon(self.reload),
-                    signal.SIGTERM: self._asked_to_stop,
-                    signal.SIGINT: self._asked_to_stop,
-                    signal.SIGUSR1: lambda: root.start_soon(self._reopen_logs),
-                },
-            )
-            root.start_soon(self._watchdog_forever)
-            await self._become_ready()
-            await trio.sleep_forever()
-        return EXIT_OK
+            problems = result.problems
+        for problem in problems:
+            self.tell("start_failed", "error", problem, {})
+        self.exit_code = EXIT_FAILED if problems else EXIT_OK
+        return not problems
+
+    def _signals(self) -> Mapping[signal.Signals, Callable[[], None]]:
+        return {
+            signal.SIGHUP: lambda: self.root.start_soon(self.reload),
+            signal.SIGTERM: self._asked_to_stop,
+            signal.SIGINT: self._asked_to_stop,
+            signal.SIGUSR1: lambda: self.root.start_soon(self._reopen_logs),
+        }
 
     async def _become_ready(self) -> None:
         """Wait until the gateway would serve, then say so."""
@@ -138,11 +150,6 @@ class Supervisor:
             self.tell("config_warning", "warning", warning, {})
         self.tell("ready", "info", f"ready: {self.summary()}", {"generation": self.reloader.generation})
         self.notifier.ready(self.summary())
-
-    async def _leave(self, code: int) -> int:
-        await self.sink.drain()
-        self.root.cancel_scope.cancel()
-        return code
 
     def summary(self) -> str:
         """One line for systemd and for people."""
@@ -194,7 +201,7 @@ class Supervisor:
         if self.stopping:
             self.tell("stopped", "warning", "asked twice to stop: stopping now, open work is cut", {})
             self.fleet.stopping = True
-            self.root.cancel_scope.cancel()
+            self.over.set()
         else:
             self.stopping = True
             self.root.start_soon(self._stop)
@@ -214,8 +221,7 @@ class Supervisor:
             await self.fleet.wait_gone()
         left = len(self.fleet.workers)
         self.tell("stopped", "info" if not left else "warning", f"stopped; {left} workers had to be cut", {"cut": left})
-        await self.sink.drain()
-        self.root.cancel_scope.cancel()
+        self.over.set()
 
     async def _reopen_logs(self) -> None:
         self.sink.reopen()
