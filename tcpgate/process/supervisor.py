@@ -338,11 +338,18 @@ def run_gateway(
     limits.raise_open_files()
 
     async def serve() -> int:
+        code, problem = EXIT_FAILED, None
         async with trio.open_nursery() as nursery:
-            if beside is not None:
-                await beside(nursery)
-            code = await Supervisor(path, environ, loaded).run()
+            try:
+                if beside is not None:
+                    await beside(nursery)
+            except OSError as exc:
+                problem = exc  # raised outside of the nursery, which would wrap it in a group
+            else:
+                code = await Supervisor(path, environ, loaded).run()
             nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise problem
         return code
 
     return trio.run(serve)
