@@ -13,11 +13,12 @@ from contextlib import suppress
 import attrs
 import pytest
 import trio
+from trio.testing import assert_checkpoints
 
-from tcpgate.errors import Reason
+from tcpgate.errors import Reason, Side
 from tcpgate.net.pipes import Pipe, PipePool
-from tcpgate.net.relay import BULKY_AFTER
-from tcpgate.net.stream import READ_SIZE
+from tcpgate.net.relay import BULKY_AFTER, Flow, _Half
+from tcpgate.net.stream import CREDIT, READ_SIZE
 from tests.net.loopback import Loopback
 from tests.net.rig import End, Rig, relaying
 
@@ -137,6 +138,21 @@ async def test_a_small_flow_stays_quick_beside_a_bulky_one(loopback: Loopback, p
             assert bulky.flow.bytes_out > moved + MIB, "the bulky flow went on meanwhile"
             nursery.cancel_scope.cancel()
     assert spent < 2, f"50 round trips took {spent:.2f} s"
+
+
+@pytest.mark.parametrize("way", ["copy", "splice"])
+async def test_a_direction_that_has_had_its_share_lets_others_run(
+    loopback: Loopback, pipes: PipePool, way: str
+) -> None:
+    source, sender = loopback.stream(Side.UPSTREAM)
+    sink, _ = loopback.stream(Side.CLIENT)
+    half = _Half(Flow(), pipes, source, sink, can_splice=True)
+    await sender.send(b"x" * READ_SIZE)
+    await source.wait_readable()
+    sink.charge(CREDIT)
+    with assert_checkpoints():
+        await (half.move_by_copy() if way == "copy" else half.move_by_splice())
+    assert half.flow.bytes_out > 0
 
 
 # -- where splice ends ----------------------------------------------------------------------------------------------

@@ -201,6 +201,7 @@ async def test_failed_connects_go_to_other_endpoints_before_a_byte_is_lost(gate:
         assert await server.exactly(8) == b"question"
         assert (refusing.active, silent.active, endpoint.active) == (0, 0, 1)
         server.sock.close()
+        assert await client.rest() == b""
         client.finish()
     record = gate.record()
     assert [(one.endpoint, one.reason) for one in record.attempts] == [
@@ -252,7 +253,10 @@ async def test_a_flow_that_has_begun_is_not_tried_again(gate: Gate) -> None:
             await serve_flow(downstream, gate.service(FakeUpstream([endpoint, other])), key=1)
 
         nursery.start_soon(serve)
-        (await accepted(gate, listener)).reset()
+        server = await accepted(gate, listener)
+        await server.send(b"x")
+        await client.exactly(1)
+        server.reset()
         assert await client.is_reset()
     record = gate.record()
     assert (record.reason, record.ended_by) == (Reason.UPSTREAM_CLOSED, Side.UPSTREAM)
