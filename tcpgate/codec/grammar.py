@@ -15,6 +15,8 @@ RFC's own MUSTs, each with its reason:
   stands before us may have let Host win.
 - An https target needs a secure connection (9110 7.4, a MUST), else 421.
 - A method has at most 32 bytes (9112 3: longer than any known, 501).
+- Authorization and Content-Type come once: who judges the first and who obeys the last are not the same.
+- websocket is offered on only with GET (RFC 6455 4.1, a MUST).
 A response is ours to repair only where the RFC demands it: a space before the colon is taken away (9112 5.1, a MUST).
 
 `head` is always the bytes from the first of the start line to the empty line, both included.
@@ -60,6 +62,7 @@ _PROTOCOL = re.compile(TOKEN + rb"(?:/" + TOKEN + rb")?")
 _PLAIN_NAME = re.compile(rb"[0-9A-Za-z-]++")
 _NOT_ALNUM = re.compile(rb"[^0-9A-Za-z]")
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+_ONCE = (b"authorization", b"content-type")
 
 VERSIONS: dict[bytes, Version] = {b"1.1": b"1.1", b"1.0": b"1.0"}
 
@@ -195,9 +198,7 @@ def parse_request(head: bytes, limits: Limits, *, secure: bool = False) -> Reque
     first, *lines = split_head(head, CLIENT)
     method, text, version = _request_line(first, limits)
     fields = parse_fields(lines, limits, CLIENT)
-    for name, _ in fields:
-        if is_disguised(name, FRAMING_NAMES):
-            raise CLIENT.malformed("field line: a name that some read as a framing field")
+    _check_names(fields)
     target = parse_target(method, text)
     authority = _authority(target, fields, version, secure=secure)
     framing = _request_framing(fields, version)
@@ -218,7 +219,7 @@ def parse_request(head: bytes, limits: Limits, *, secure: bool = False) -> Reque
         framing=framing,
         keep_alive=version == b"1.1" and b"close" not in options,
         expect_continue=_expects_continue(fields, version) and framing.kind is not Kind.NONE and framing.length != 0,
-        upgrade=_upgrade(fields) if version == b"1.1" and b"upgrade" in options else None,
+        upgrade=_upgrade(method, fields) if version == b"1.1" and b"upgrade" in options else None,
         max_forwards=_max_forwards(method, fields),
         size=len(head),
     )
@@ -249,6 +250,15 @@ def _wrong_with_request_line(line: bytes) -> str:
     if not parts[1].isascii() or min(parts[1]) <= 0x20 or max(parts[1]) == 0x7F:
         return "request-target: a byte that is not visible ASCII"
     return "version: not HTTP/ digit . digit"
+
+
+def _check_names(fields: Fields) -> None:
+    for name, _ in fields:
+        if is_disguised(name, FRAMING_NAMES):
+            raise CLIENT.malformed("field line: a name that some read as a framing field")
+    for name in _ONCE:
+        if len(fields.all(name)) > 1:
+            raise CLIENT.malformed(f"{name.decode('ascii').title()}: more than one")
 
 
 def _authority(target: Target, fields: Fields, version: Version, *, secure: bool) -> Authority:
@@ -290,13 +300,15 @@ def _expects_continue(fields: Fields, version: Version) -> bool:
     return bool(expectations)
 
 
-def _upgrade(fields: Fields) -> bytes | None:
+def _upgrade(method: bytes, fields: Fields) -> bytes | None:
     """The first protocol offered that is not HTTP itself; ignoring an offer is always right (RFC 9110 7.8).
 
     A tunnel that speaks HTTP (h2c, HTTP/2.0, TLS with HTTP in it) would carry requests past every route and filter.
     """
     for protocol in fields.tokens(b"upgrade"):
-        if _PROTOCOL.fullmatch(protocol) and protocol.partition(b"/")[0] not in _HTTP_PROTOCOLS:
+        name = protocol.partition(b"/")[0]
+        allowed = name not in _HTTP_PROTOCOLS and (name != b"websocket" or method == b"GET")
+        if allowed and _PROTOCOL.fullmatch(protocol):
             return protocol
     return None
 

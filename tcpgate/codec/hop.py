@@ -1,9 +1,11 @@
 """What of a message goes on to the next hop: hop-by-hop fields off, framing and connection fields rebuilt.
 
 Decisions, field by field:
-- What Connection names is removed (RFC 9110 7.6.1, a MUST), whatever it is. A client that names Host, Content-Length,
+- What Connection names is removed (RFC 9110 7.6.1, a MUST). A client that names Host, Content-Length,
   Transfer-Encoding, X-Forwarded-For, Forwarded or Via gains nothing: those are never forwarded but always written anew.
   Only the client's own fields can be named away, so whoever adds fields (filters, the gateway) adds them to the result.
+- Not named away are those of which another MUST says that we leave them alone: Authorization (11.6.2),
+  WWW-Authenticate (11.6.1), Authentication-Info (11.6.3), Allow (10.2.1), Cache-Control (RFC 9111 5.2).
 - `TE: trailers` is the only TE that means anything to us; it goes on, with its connection option (10.1.4).
 - Upgrade goes on only as the one protocol that `parse_request` chose, and from a 101 or 426 response (7.8, 15.5.22).
 - Expect goes on while the client waits (10.1.1), and is dropped where it must be ignored (HTTP/1.0, no content).
@@ -37,6 +39,7 @@ _HOP_BY_HOP = frozenset(
 )
 _NOT_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"proxy-authorization", b"proxy-authenticate", b"proxy"}
 _NOT_DOWNSTREAM = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization"}
+_NOT_NAMED_AWAY = frozenset({b"authorization", b"www-authenticate", b"authentication-info", b"allow", b"cache-control"})
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -49,16 +52,20 @@ def upstream_fields(
     `forwarding`: from `forwarding_fields`. `trusted`: the peer may speak for others. `fallback_host`: for a 1.0 request
     that names no host.
     """
-    dropped = {*_NOT_UPSTREAM, *head.fields.tokens(b"connection")}
+    dropped = _NOT_UPSTREAM | _named_away(head.fields)
     if head.framing.kind is not Kind.CHUNKED:
-        dropped.add(b"trailer")
+        dropped |= {b"trailer"}
     if head.max_forwards is not None:
-        dropped.add(b"max-forwards")
+        dropped |= {b"max-forwards"}
     pairs: list[Pair] = [(b"Host", head.authority or fallback_host)]
     pairs += [
         pair for pair in head.fields if pair[0].lower() not in dropped and not believes_proxy(pair[0], trusted=trusted)
     ]
     return Fields([*pairs, *forwarding, *_rebuilt(head)])
+
+
+def _named_away(fields: Fields) -> frozenset[bytes]:
+    return frozenset(fields.tokens(b"connection")) - _NOT_NAMED_AWAY
 
 
 def _rebuilt(head: RequestHead) -> list[Pair]:
@@ -82,11 +89,11 @@ def _rebuilt(head: RequestHead) -> list[Pair]:
 
 def downstream_fields(head: ResponseHead, *, date: bytes, via: bytes = b"") -> Fields:
     """The fields that go to the client, framing fields left to the codec. `via`: our pseudonym, b"" to stay unnamed."""
-    dropped = {*_NOT_DOWNSTREAM, *head.fields.tokens(b"connection")}
+    dropped = _NOT_DOWNSTREAM | _named_away(head.fields)
     if head.framing.kind is not Kind.CHUNKED:
-        dropped.add(b"trailer")
+        dropped |= {b"trailer"}
     if head.status == 407:
-        dropped.discard(b"proxy-authenticate")
+        dropped -= {b"proxy-authenticate"}
     fields = head.fields.without(dropped)
     pairs: list[Pair] = []
     if head.status >= 200 and b"date" not in fields:

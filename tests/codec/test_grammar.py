@@ -27,7 +27,7 @@ def test_a_request_says_everything_once() -> None:
         b"Content-Length: 5",
         b"Expect: 100-Continue",
         b"Connection: close, Upgrade",
-        b"Upgrade: h2c, WebSocket",
+        b"Upgrade: h2c, WebSocket, X-Proto/2",
         host=b"Host: a.TEST:8080",
     )
     head = parse_request(raw, LIMITS)
@@ -36,7 +36,7 @@ def test_a_request_says_everything_once() -> None:
     assert (head.path, head.query, head.upstream_target) == (b"/b%20c", b"d=e", b"/b%20c?d=e")
     assert (head.host, head.authority) == (b"a.test", b"A.test:8080")
     assert (head.framing, head.keep_alive, head.expect_continue) == (of_length(5), False, True)
-    assert (head.upgrade, head.version, head.size) == (b"websocket", b"1.1", len(raw))
+    assert (head.upgrade, head.version, head.size) == (b"x-proto/2", b"1.1", len(raw))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,14 @@ def heard(head: bytes = POST) -> Machine:
     return machine
 
 
+def fresh(machine: Machine) -> bool:
+    return machine.untouched
+
+
+def done(machine: Machine) -> bool:
+    return machine.both_done
+
+
 def test_a_head_that_is_none_to_h11_is_refused() -> None:
     for head in (b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r\n"):
         with pytest.raises(ClientError) as caught:
@@ -35,16 +43,16 @@ def test_a_body_that_h11_counts_otherwise_is_refused() -> None:
 
 def test_h11_keeps_up_over_a_whole_exchange() -> None:
     machine = heard(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    assert not machine.untouched
+    assert not fresh(machine)
     machine.hear_data(CHUNKED, b"abc")
     machine.hear_data(CHUNKED, b"d")
     machine.hear_end(CHUNKED)
     assert machine.say_response(204, b"", []) == b"HTTP/1.1 204 \r\n\r\n"
     assert machine.say_end([]) == b""
-    assert machine.both_done
+    assert done(machine)
     machine.next_cycle()
-    assert not machine.both_done
-    assert machine.untouched
+    assert not done(machine)
+    assert fresh(machine)
 
 
 def test_a_head_is_written_with_the_framing_that_it_has() -> None:
