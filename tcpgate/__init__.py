@@ -1,7 +1,8 @@
 """tcpgate: a highly available L4/L7 proxy and API gateway for bare-metal hosts.
 
-The map. One process, the *supervisor*, owns the listening sockets, the config, the health probes and the admin API, and never touches
-a user's byte. *Workers*, one per core, accept, parse, route, pick, relay and log. A memfd, the *shared page*, holds every counter.
+The map. One process, the *supervisor*, owns the listening sockets, the config, the health probes and the admin API,
+and never touches a user's byte. *Workers*, one per core, accept, parse, route, pick, relay and log. A memfd, the
+*shared page*, holds every counter.
 
 Rooms, in the order in which they may import one another:
 
@@ -20,11 +21,13 @@ Rooms, in the order in which they may import one another:
     process   supervisor, workers, the link between them, systemd, signals, logs      Trio
     cli       what people type
 
-The life of a request: `proxy/serve.py` accepts; `proxy/http.py` reads head after head; `proxy/exchange.py` routes, filters, picks and
-tries; `proxy/attempt.py` talks to one endpoint; `exchange.end` closes the books. Read `proxy/exchange.py` first.
+The life of a request: `proxy/serve.py` accepts; `proxy/http.py` reads head after head; `proxy/exchange.py` routes,
+filters, picks and tries; `proxy/attempt.py` talks to one endpoint; `exchange.end` closes the books. Read
+`proxy/exchange.py` first.
 
-The words: a *downstream* connection comes from a client; an *upstream* is a named group of *endpoints*; a *route* leads a request through
-*filters* to an upstream; an *exchange* is one request and its response, an *attempt* one try of it at an endpoint; a *pool* holds idle
-connections; a *tunnel* is an upgraded connection, a *flow* a tcp one; a *generation* is one config that serves, a *snapshot* its compiled
-form; a *probe* asks an endpoint for its health; to *eject* is to take it out for what live traffic says, to *drain* to let it finish.
+The words: a *downstream* connection comes from a client; an *upstream* is a named group of *endpoints*; a *route*
+leads a request through *filters* to an upstream; an *exchange* is one request and its response, an *attempt* one try
+of it at an endpoint; a *pool* holds idle connections; a *tunnel* is an upgraded connection, a *flow* a tcp one; a
+*generation* is one config that serves, a *snapshot* its compiled form; a *probe* asks an endpoint for its health; to
+*eject* is to take it out for what live traffic says, to *drain* to let it finish.
 """

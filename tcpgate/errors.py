@@ -119,9 +119,7 @@ REASONS: dict[Reason, ReasonFacts] = {
     Reason.HEAD_TIMEOUT: _facts(
         Side.CLIENT, 408, "http_request_error", "cR", "The request head did not arrive in time."
     ),
-    Reason.BODY_TIMEOUT: _facts(
-        Side.CLIENT, 408, "http_request_error", "cD", "The request body arrived too slowly."
-    ),
+    Reason.BODY_TIMEOUT: _facts(Side.CLIENT, 408, "http_request_error", "cD", "The request body arrived too slowly."),
     Reason.BODY_TOO_LARGE: _facts(
         Side.CLIENT, 413, "http_request_error", "PR", "The request body is larger than allowed."
     ),
@@ -134,9 +132,7 @@ REASONS: dict[Reason, ReasonFacts] = {
     Reason.EXPECTATION_UNKNOWN: _facts(
         Side.CLIENT, 417, "http_request_error", "PR", "Only Expect: 100-continue is understood."
     ),
-    Reason.METHOD_UNSUPPORTED: _facts(
-        Side.CLIENT, 501, "http_request_error", "PR", "CONNECT is not served here."
-    ),
+    Reason.METHOD_UNSUPPORTED: _facts(Side.CLIENT, 501, "http_request_error", "PR", "CONNECT is not served here."),
     Reason.CODING_UNSUPPORTED: _facts(
         Side.CLIENT, 501, "http_request_error", "PR", "Only the chunked transfer coding is understood."
     ),
@@ -203,7 +199,11 @@ REASONS: dict[Reason, ReasonFacts] = {
         Side.UPSTREAM, 504, "connection_write_timeout", "sD", "The endpoint stopped reading the request."
     ),
     Reason.UPGRADE_FAILED: _facts(
-        Side.UPSTREAM, 502, "http_upgrade_failed", "PH", "The endpoint answered the upgrade with a protocol nobody asked for."
+        Side.UPSTREAM,
+        502,
+        "http_upgrade_failed",
+        "PH",
+        "The endpoint answered the upgrade with a protocol nobody asked for.",
     ),
 }
 

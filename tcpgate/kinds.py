@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from tcpgate.config import schema
-from tcpgate.filters.access import Access
-from tcpgate.filters.base import Filter
-from tcpgate.filters.headers import Headers
 from tcpgate.control.probe import Ask
 from tcpgate.control.probe_exec import ask_exec
 from tcpgate.control.probe_kinds import ask_expect, ask_http, ask_tcp, ask_tls
+from tcpgate.filters.access import Access
+from tcpgate.filters.base import Filter
+from tcpgate.filters.headers import Headers
 from tcpgate.policy.balancers.base import Balancer
 from tcpgate.policy.balancers.first import First
 from tcpgate.policy.balancers.least_connections import LeastConnections
@@ -57,7 +57,8 @@ def make_filter(spec: schema.Filter) -> Filter:
     """The filter that `spec` describes."""
     return FILTERS[spec.kind](spec)
 
-# -- probes: what a `health` table asks ---------------------------------------------------------------------------------
+
+# -- probes: what a `health` table asks --------------------------------------------------------------------------------
 
 PROBES: Mapping[str, Ask] = {
     "http": ask_http,

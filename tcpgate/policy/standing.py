@@ -1,9 +1,10 @@
-"""How an upstream stands as a whole: whether anybody in it takes traffic, and whether its health is still believed. Pure.
+"""How an upstream stands as a whole: whether anybody in it takes traffic, and whether its health is still believed.
+Pure.
 
-Endpoints come and go; what wakes a person is the upstream. `judge` is told of every endpoint's state and answers with what
-has changed for the upstreams: nobody left (its routes answer 503), somebody again, panic begun, panic over. The rule
-for panic is the one that `spread.py` picks by. An upstream none of whose endpoints has been probed yet is not judged: it
-is not down, it is new.
+Endpoints come and go; what wakes a person is the upstream. `judge` is told of every endpoint's state and answers with
+what has changed for the upstreams: nobody left (its routes answer 503), somebody again, panic begun, panic over. The
+rule for panic is the one that `spread.py` picks by. An upstream none of whose endpoints has been probed yet is not
+judged: it is not down, it is new.
 
 Source: Envoy's panic threshold; HAProxy's "backend has no server available".
 """

@@ -10,6 +10,7 @@ import http.client
 import threading
 import time
 from collections import Counter
+from typing import Self
 
 import attrs
 
@@ -33,7 +34,7 @@ class Load:
     _stop: threading.Event = attrs.field(factory=threading.Event)
     _running: list[threading.Thread] = attrs.field(factory=list)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         for _ in range(self.threads):
             thread = threading.Thread(target=self._run, daemon=True)
             thread.start()

@@ -1,11 +1,12 @@
-"""What must stay flat: memory under a 10 GB body each way, under idle connections; other clients under a slow-loris attack."""
+"""What must stay flat: memory under a 10 GB body each way, under idle connections; other clients under a slow-loris
+attack.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ GB = 10**9
 
 def config(folder: Path, port: int, origin: int, *, workers: int = 1, listener: str = "") -> str:
     """One origin; limits wide enough for the bodies of these drills."""
-    return head_of(folder, workers=workers) + f"""
+    return (
+        head_of(folder, workers=workers)
+        + f"""
 [listeners.web]
 bind = ["127.0.0.1:{port}"]
 limits = {{ body = "100GB" }}
@@ -31,6 +34,7 @@ upstream = "api"
 [upstreams.api]
 endpoints = ["127.0.0.1:{origin}"]
 """
+    )
 
 
 def resident(pid: int) -> int:
@@ -56,7 +60,9 @@ async def worker_of(gateway: Gateway) -> int:
 
 async def curl(*arguments: str) -> str:
     """curl's output; it must succeed."""
-    done = await trio.run_process(["curl", "-sS", "--fail", *arguments], capture_stdout=True, capture_stderr=True, check=False)
+    done = await trio.run_process(
+        ["curl", "-sS", "--fail", *arguments], capture_stdout=True, capture_stderr=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.decode()
 
@@ -91,7 +97,9 @@ async def test_ten_gigabytes_each_way_in_flat_memory(
             origin.kill()
         nursery.cancel_scope.cancel()
     rates = size / 1e6 / (middle - began), size / 1e6 / (ended - middle)
-    print(f"{size / 1e9:g} GB down at {rates[0]:.0f} MB/s, up at {rates[1]:.0f} MB/s; memory grew by {grown / 1e6:.1f} MB")
+    print(
+        f"{size / 1e9:g} GB down at {rates[0]:.0f} MB/s, up at {rates[1]:.0f} MB/s; memory grew by {grown / 1e6:.1f} MB"
+    )
     assert {down, up, chunked} == {str(size)}  # the last two as the origin counted them
     assert grown < 16 << 20
 
@@ -114,7 +122,9 @@ async def _serve_sink(task_status: trio.TaskStatus[int]) -> None:
                 elif not isinstance(event, h11.Request):
                     return
             body = str(count).encode()
-            await stream.send_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            await stream.send_all(
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
         await stream.aclose()
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -188,8 +198,8 @@ async def test_a_slow_loris_with_two_thousand_sockets_harms_nobody_else(
     finally:
         origin.kill()
     print(
-        f"{alone.total / 2:.0f} requests/s alone, {served:.0f} under attack; {closed} of {sockets} attackers were closed, "
-        f"{timeouts} of them with head_timeout"
+        f"{alone.total / 2:.0f} requests/s alone, {served:.0f} under attack; {closed} of {sockets} attackers were closed"
+        f", {timeouts} of them with head_timeout"
     )
     assert load.failures == []
     assert set(load.statuses) == {200}
@@ -225,7 +235,7 @@ async def test_over_two_workers_the_shares_are_within_two_per_cent_of_the_weight
             'endpoints = ["127.0.0.1:1"]', f'balance = "weighted_round_robin"\nendpoints = [{endpoints}]'
         )
         async with running(tmp_path / "gate", text) as gateway:
-            subprocess.run(["wrk", "-t1", "-c16", "-d4", f"http://127.0.0.1:{port}/"], check=True, capture_output=True)
+            await trio.run_process(["wrk", "-t1", "-c16", "-d4", f"http://127.0.0.1:{port}/"], capture_stdout=True)
             endpoints_now = await gateway.endpoints("api")
             by_worker = [one["exchanges"] for one in (await gateway.api("GET", "/api/v1/status"))["workers"]]
     finally:

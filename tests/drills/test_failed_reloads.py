@@ -1,4 +1,6 @@
-"""Thirty and more ways for a reload to fail: each says so with its exit code, names the place, and leaves traffic untouched."""
+"""Thirty and more ways for a reload to fail: each says so with its exit code, names the place, and leaves traffic
+untouched.
+"""
 
 from __future__ import annotations
 
@@ -78,50 +80,82 @@ SPOILED = [
     Spoiled("the file is gone", remove_file, "gateway.toml"),
     Spoiled("the file is empty", lambda text, path: "", "gateway.toml"),
     Spoiled("the file is a directory", make_directory, "gateway.toml"),
-    Spoiled("bad UTF-8", lambda text, path: text.encode() + b'\n# \xff\xfe\n', "UTF-8"),
+    Spoiled("bad UTF-8", lambda text, path: text.encode() + b"\n# \xff\xfe\n", "UTF-8"),
     Spoiled("a megabyte of garbage", lambda text, path: os.urandom(1 << 20), "gateway.toml"),
     Spoiled("not TOML", added("\n[routes.x\n"), "gateway.toml:"),
-    Spoiled("the same key twice", added('\n[gateway]\nworkers = 1\n'), "gateway.toml:"),
+    Spoiled("the same key twice", added("\n[gateway]\nworkers = 1\n"), "gateway.toml:"),
     Spoiled("an unknown table", added("\n[upstream.api]\nx = 1\n"), "upstreams"),
     Spoiled("an unknown key", replaced("workers", "worker"), "gateway.worker"),
     Spoiled("a wrong type", replaced("workers = 1", 'workers = "many"'), "gateway.workers"),
     Spoiled("out of range", replaced("workers = 1", "workers = 1000"), "gateway.workers"),
     Spoiled("an unknown balancer", replaced('balance = "round_robin"', 'balance = "round_robbin"'), "round_robin"),
     Spoiled("no endpoints", replaced("endpoints = [", "endpoints = [] #"), "upstreams.api.endpoints"),
-    Spoiled("an endpoint without a port", replaced("endpoints = [", 'endpoints = ["10.0.0.1",'), "upstreams.api.endpoints"),
-    Spoiled("the same endpoint twice", replaced("endpoints = [", 'endpoints = ["10.0.0.1:1","10.0.0.1:1",'), "10.0.0.1:1"),
+    Spoiled(
+        "an endpoint without a port", replaced("endpoints = [", 'endpoints = ["10.0.0.1",'), "upstreams.api.endpoints"
+    ),
+    Spoiled(
+        "the same endpoint twice", replaced("endpoints = [", 'endpoints = ["10.0.0.1:1","10.0.0.1:1",'), "10.0.0.1:1"
+    ),
     Spoiled("a bad duration", replaced('interval = "500ms"', 'interval = "soon"'), "upstreams.api.health.interval"),
-    Spoiled("a duration without a unit", replaced('interval = "500ms"', "interval = 5"), "upstreams.api.health.interval"),
+    Spoiled(
+        "a duration without a unit", replaced('interval = "500ms"', "interval = 5"), "upstreams.api.health.interval"
+    ),
     Spoiled("a zero timeout", replaced('timeout = "300ms"', 'timeout = "0s"'), "upstreams.api.health.timeout"),
-    Spoiled("two kinds of probe", replaced('http = "/healthz"', 'http = "/healthz"\ntcp = true'), "upstreams.api.health"),
+    Spoiled(
+        "two kinds of probe", replaced('http = "/healthz"', 'http = "/healthz"\ntcp = true'), "upstreams.api.health"
+    ),
     Spoiled("a bad regular expression", replaced('path = "/"', 'path = "~/(a"'), "routes.all.path"),
     Spoiled("a route to nowhere", replaced('upstream = "api"', 'upstream = "apo"'), "api"),
     Spoiled("a route without a target", replaced('upstream = "api"', ""), "routes.all"),
     Spoiled("a route with two targets", replaced('upstream = "api"', 'upstream = "api"\nrespond = {}'), "routes.all"),
-    Spoiled("an unknown filter", replaced('upstream = "api"', 'upstream = "api"\nfilters = ["keys"]'), "routes.all.filters"),
+    Spoiled(
+        "an unknown filter", replaced('upstream = "api"', 'upstream = "api"\nfilters = ["keys"]'), "routes.all.filters"
+    ),
     Spoiled("an unknown kind of filter", added('\n[filters.x]\nkind = "heders"\n'), "headers"),
-    Spoiled("a header that ends the line", added('\n[filters.x]\nkind = "headers"\nset = { a = "b\\r\\nc" }\n'), "filters.x"),
+    Spoiled(
+        "a header that ends the line", added('\n[filters.x]\nkind = "headers"\nset = { a = "b\\r\\nc" }\n'), "filters.x"
+    ),
     Spoiled("two equal routes", added('\n[routes.twin]\nupstream = "api"\n'), "routes.twin"),
     Spoiled("a port taken by another listener", added('\n[listeners.twin]\nbind = ["PORT"]\n'), "listeners.twin"),
     Spoiled("a port in use", take_port, "listeners.more.bind[0]"),
-    Spoiled("an address of another host", added('\n[listeners.far]\nbind = ["192.0.2.1:80"]\n'), "listeners.far.bind[0]"),
+    Spoiled(
+        "an address of another host", added('\n[listeners.far]\nbind = ["192.0.2.1:80"]\n'), "listeners.far.bind[0]"
+    ),
     Spoiled("a name to listen on", added('\n[listeners.far]\nbind = ["example.com:80"]\n'), "listeners.far.bind[0]"),
     Spoiled("an fd that nobody passed", added('\n[listeners.fd]\nbind = ["fd:web"]\n'), "fd:web"),
-    Spoiled("a unix path that is a file", added('\n[listeners.u]\nbind = ["unix:FOLDER/gateway.toml"]\n'), "listeners.u.bind[0]"),
-    Spoiled("a unix path without its folder", added('\n[listeners.u]\nbind = ["unix:/nowhere/x.sock"]\n'), "/nowhere/x.sock"),
+    Spoiled(
+        "a unix path that is a file",
+        added('\n[listeners.u]\nbind = ["unix:FOLDER/gateway.toml"]\n'),
+        "listeners.u.bind[0]",
+    ),
+    Spoiled(
+        "a unix path without its folder", added('\n[listeners.u]\nbind = ["unix:/nowhere/x.sock"]\n'), "/nowhere/x.sock"
+    ),
     Spoiled("an include that is not there", lambda text, path: 'include = ["absent.toml"]\n' + text, "absent.toml"),
     Spoiled("an include that is not TOML", include_broken, "broken.toml:1"),
     Spoiled("an include loop", make_loop, "loop.toml"),
     Spoiled("a name in two files", include_twice, "twice.toml"),
-    Spoiled("a variable that is not set", replaced('http = "/healthz"', 'http = "${NOT_SET_ANYWHERE}"'), "NOT_SET_ANYWHERE"),
-    Spoiled("a token file that is not there", replaced("[admin]", '[admin]\ntoken_file = "/nowhere/token"'), "/nowhere/token"),
-    Spoiled("an API for everybody without a token", replaced("bind = \"unix:", 'bind = "0.0.0.0:9901" # "unix:'), "admin.bind"),
+    Spoiled(
+        "a variable that is not set", replaced('http = "/healthz"', 'http = "${NOT_SET_ANYWHERE}"'), "NOT_SET_ANYWHERE"
+    ),
+    Spoiled(
+        "a token file that is not there",
+        replaced("[admin]", '[admin]\ntoken_file = "/nowhere/token"'),
+        "/nowhere/token",
+    ),
+    Spoiled(
+        "an API for everybody without a token",
+        replaced('bind = "unix:', 'bind = "0.0.0.0:9901" # "unix:'),
+        "admin.bind",
+    ),
 ]
 
 
 def good(folder: Path, port: int, origin: int) -> str:
     """The config that serves."""
-    return head_of(folder) + f"""
+    return (
+        head_of(folder)
+        + f"""
 [listeners.web]
 bind = ["127.0.0.1:{port}"]
 [routes.all]
@@ -135,10 +169,13 @@ http = "/healthz"
 interval = "500ms"
 timeout = "300ms"
 """
+    )
 
 
 def tcpgate(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tcpgate", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "tcpgate", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 async def fails_as_told(gateway: Gateway, case: Spoiled, text: str) -> list[str]:

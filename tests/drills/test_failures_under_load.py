@@ -18,7 +18,9 @@ from tests.gateway import head_of, make_nginx, running
 def config(folder: Path, port: int, origins: list[int], *, workers: int = 2) -> str:
     """Round robin over `origins`, probed twice a second."""
     endpoints = ", ".join(f'"127.0.0.1:{origin}"' for origin in origins)
-    return head_of(folder, workers=workers) + f"""
+    return (
+        head_of(folder, workers=workers)
+        + f"""
 [listeners.web]
 bind = ["127.0.0.1:{port}"]
 [routes.all]
@@ -32,6 +34,7 @@ timeout = "300ms"
 fall = 3
 rise = 2
 """
+    )
 
 
 @pytest.mark.drill

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.gateway import Gateway, Nginx, head_of, make_nginx, running, write
+from tests.gateway import Gateway, head_of, make_nginx, running, write
 
 TUNNELS = FLOWS = 200
 
@@ -20,7 +20,9 @@ def config(folder: Path, port: int, tcp_port: int, echo: int, origins: list[int]
     """Config number `number`: endpoints come and go, weights and routes change each time."""
     kept = [origin for index, origin in enumerate(origins) if (index + number) % 3]
     endpoints = ", ".join(f'{{ address = "127.0.0.1:{one}", weight = {1 + number % 5} }}' for one in kept)
-    return head_of(folder, workers=2) + f"""
+    return (
+        head_of(folder, workers=2)
+        + f"""
 [listeners.web]
 bind = ["127.0.0.1:{port}"]
 [listeners.db]
@@ -42,6 +44,7 @@ health = {{ http = "/healthz", interval = "500ms", timeout = "400ms" }}
 [upstreams.echo]
 endpoints = ["127.0.0.1:{echo}"]
 """
+    )
 
 
 async def serve_echo(task_status: trio.TaskStatus[int]) -> None:
@@ -53,7 +56,9 @@ async def serve_echo(task_status: trio.TaskStatus[int]) -> None:
             if first.startswith(b"GET /tunnel"):
                 while b"\r\n\r\n" not in first:
                     first += await stream.receive_some(65536)
-                await stream.send_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n")
+                await stream.send_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n"
+                )
             else:
                 await stream.send_all(first)
             while data := await stream.receive_some(65536):
