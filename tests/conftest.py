@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 import hypothesis
@@ -26,8 +26,14 @@ T = TypeVar("T")
 class Eventually(Protocol):
     """`await eventually(probe)`: the first true value of `probe()`, which may be async."""
 
-    async def __call__(self, probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
+    @overload
+    async def __call__(self, probe: Callable[[], Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
         """Fails the test after `within` seconds, saying `what` never came and what the probe said last."""
+        ...
+
+    @overload
+    async def __call__(self, probe: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
+        """The same for a probe that does not wait."""
         ...
 
 
@@ -79,7 +85,7 @@ def free_port() -> Callable[[], int]:
 def eventually() -> Eventually:
     """Waits, by asking again and again, for what another process or thread does. Real time: no autojump clock."""
 
-    async def wait(probe: Callable[[], T | Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
+    async def wait(probe: Callable[[], Any], *, within: float = 10.0, what: str = "") -> Any:  # noqa: ANN401
         deadline = time.monotonic() + within
         pause = 0.005
         while True:

@@ -198,8 +198,8 @@ async def test_a_slow_loris_with_two_thousand_sockets_harms_nobody_else(
     finally:
         origin.kill()
     print(
-        f"{alone.total / 2:.0f} requests/s alone, {served:.0f} under attack; {closed} of {sockets} attackers were closed"
-        f", {timeouts} of them with head_timeout"
+        f"{alone.total / 2:.0f} requests/s alone, {served:.0f} under attack; {closed} of {sockets} attackers closed, "
+        f"{timeouts} of them with head_timeout"
     )
     assert load.failures == []
     assert set(load.statuses) == {200}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import trio
 
 from tests.conftest import Eventually
 from tests.drills.load import Load
-from tests.gateway import head_of, make_nginx, running
+from tests.gateway import Gateway, head_of, make_nginx, running
 
 
 def config(folder: Path, port: int, origins: list[int], *, workers: int = 2) -> str:
@@ -64,7 +65,7 @@ async def test_an_origin_that_is_killed_fails_no_request_and_comes_back(
                 returned = trio.current_time()
 
                 async def is_back() -> bool:
-                    return (await gateway.endpoints("api"))[address]["state"] == "healthy"
+                    return bool((await gateway.endpoints("api"))[address]["state"] == "healthy")
 
                 await eventually(is_back, within=15, what="the origin restored")
                 back_after = trio.current_time() - returned
@@ -120,6 +121,11 @@ async def test_with_all_origins_down_it_says_why_and_serves_within_a_probe_of_th
     assert load.failures == []
 
 
+async def is_replaced(gateway: Gateway, dead: int) -> bool:
+    """Whether worker 1 is another process than the `dead` one."""
+    return (await gateway.workers()).get(1, dead) != dead
+
+
 @pytest.mark.drill
 async def test_a_worker_that_is_killed_costs_its_own_connections_only(
     tmp_path: Path, free_port: Callable[[], int], eventually: Eventually
@@ -137,10 +143,7 @@ async def test_a_worker_that_is_killed_costs_its_own_connections_only(
                     seen.append((await gateway.api("GET", "/api/v1/status"))["totals"]["exchanges"])
                     os.kill(workers[1], signal.SIGKILL)
 
-                    async def is_replaced(dead: int = workers[1]) -> bool:
-                        return (await gateway.workers()).get(1, dead) != dead
-
-                    await eventually(is_replaced, within=5, what="another worker")
+                    await eventually(partial(is_replaced, gateway, workers[1]), within=5, what="another worker")
                 await trio.sleep(1)
                 seen.append((await gateway.api("GET", "/api/v1/status"))["totals"]["exchanges"])
             status = await gateway.api("GET", "/api/v1/status")
