@@ -30,8 +30,10 @@ class World:
 
     runnable: Callable[[str], str]
     """Whether this program can be run."""
-    folder: Callable[[str], str]
-    """Whether files can be made in this folder, or it can be made itself."""
+    writable: Callable[[str], str]
+    """Whether files can be made in this folder."""
+    makeable: Callable[[str], str]
+    """The same, or the folder can be made first."""
     open_files: int = 0
     """RLIMIT_NOFILE of a worker; 0: unknown."""
 
@@ -105,8 +107,8 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
         if upstream.health is not None and upstream.health.exec:
             report.judge(("upstreams", name, "health", "exec", 0), world.runnable(upstream.health.exec[0]))
     if config.log.access.startswith("/"):
-        report.judge(("log", "access"), world.folder(config.log.access.rpartition("/")[0] or "/"))
-    if problem := world.folder(config.gateway.state_dir):
+        report.judge(("log", "access"), world.writable(config.log.access.rpartition("/")[0] or "/"))
+    if problem := world.makeable(config.gateway.state_dir):
         report.warn(("gateway", "state_dir"), f"{problem}; what should outlive a restart is lost")
     _check_open_files(config, world.open_files, report)
 

@@ -107,7 +107,7 @@ def host(text: str) -> str:
     if text in ("*", ""):
         return f"{quoted(text)} is not a host; for any host, leave hosts out"
     name = text.lower().removeprefix("*.")
-    if "*" in name:
+    if "*" in name or text.startswith("*.["):
         return f'{quoted(text)}: "*" stands for whole labels at the front only, as "*.example.com"'
     if name.startswith("["):
         return "" if _is_ipv6(name) else f"{quoted(text)} is not an IPv6 address in brackets, without a port"

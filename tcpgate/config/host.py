@@ -13,7 +13,8 @@ from tcpgate.config.report import quoted
 
 def host(environ: Mapping[str, str], open_files: int) -> World:
     """This host, as this user sees it. `open_files`: the RLIMIT_NOFILE that a worker will have; 0 if unknown."""
-    return World(runnable=partial(runnable, environ.get("PATH", os.defpath)), folder=folder, open_files=open_files)
+    search = environ.get("PATH", os.defpath)
+    return World(runnable=partial(runnable, search), writable=writable, makeable=makeable, open_files=open_files)
 
 
 def runnable(search: str, program: str) -> str:
@@ -35,14 +36,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def folder(name: str) -> str:
-    """Why files cannot be made in this folder; "" if they can, or if it can be made first."""
+def writable(name: str) -> str:
+    """Why files cannot be made in this folder; "" if they can."""
+    path = Path(name)
+    try:
+        if not path.is_dir():
+            return f"{name} is not a folder" if path.exists() else f"there is no folder {name}"
+    except OSError as exc:
+        return f"{quoted(name)} cannot be looked at: {exc.strerror}"
+    return "" if os.access(path, os.W_OK | os.X_OK) else f"{name} cannot be written to by this user"
+
+
+def makeable(name: str) -> str:
+    """Why neither this folder nor one above it would let it be made and written to; "" if it can be."""
     path = Path(name)
     try:
         while not path.exists() and path != path.parent:
             path = path.parent
-        if not path.is_dir():
-            return f"{path} is not a folder"
-    except (OSError, ValueError) as exc:
-        return f"{quoted(name)} cannot be looked at: {exc}"
-    return "" if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be written to by this user"
+    except OSError as exc:
+        return f"{quoted(name)} cannot be looked at: {exc.strerror}"
+    return writable(str(path))

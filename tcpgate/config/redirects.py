@@ -24,19 +24,19 @@ _PLAIN_PATH = re.compile(r"(?:/(?!\.)[\w!$&'()*+,=:@~.-]*)+", re.ASCII)
 def check_redirects(every: list[Rule], index: Index, report: Report) -> None:
     """Every route whose own requests it sends in a circle."""
     for rule in every:
-        if rule.redirect is not None and (circle := _circle(rule, index)):
-            report.error(("routes", rule.name, "redirect", "to"), f"leads in a circle: {' -> '.join(circle)}")
+        if rule.redirect is not None and (problem := _problem(rule, index)):
+            report.error(("routes", rule.name, "redirect", "to"), problem)
 
 
-def _circle(rule: Rule, index: Index) -> list[str]:
-    """The URLs of a request that `rule` takes and that never arrives; empty if none is found."""
+def _problem(rule: Rule, index: Index) -> str:
+    """What becomes of a request that `rule` takes and that never arrives; "" if none is found."""
     for listener in rule.listeners:
         for host in rule.hosts:
             for path in _samples(rule):
                 name = SOME_HOST if host == ANY_HOST else host.replace("*.", "any.")
-                if _taker(index, listener, name, path) is rule and (circle := _follow(index, listener, name, path)):
-                    return circle
-    return []
+                if _taker(index, listener, name, path) is rule and (problem := _follow(index, listener, name, path)):
+                    return problem
+    return ""
 
 
 def _samples(rule: Rule) -> list[str]:
@@ -46,17 +46,18 @@ def _samples(rule: Rule) -> list[str]:
     return [rule.path.text or "/", f"{rule.path.text}/x"] if rule.path.kind == PREFIX else [rule.path.text]
 
 
-def _follow(index: Index, listener: str, host: str, path: str) -> list[str]:
+def _follow(index: Index, listener: str, host: str, path: str) -> str:
     way = [path]
-    while len(way) <= MAX_REDIRECTS:
+    while len(way) <= MAX_REDIRECTS + 1:
         rule = _taker(index, listener, host, way[-1])
         target = _target(rule.redirect, host, way[-1]) if rule is not None and rule.redirect is not None else None
         if target is None:
-            return []
+            return ""
         way.append(target)
         if target in way[:-1]:
-            return [f"http://{host}{way[0]}", *way[1:]]
-    return [f"http://{host}{way[0]}", *way[1:4], "and so on"]
+            return f"leads in a circle: http://{host}{' -> '.join(way)}"
+    start = " -> ".join(way[:4])
+    return f"leads through more than {MAX_REDIRECTS} redirects, and clients give up: http://{host}{start} and so on"
 
 
 def _taker(index: Index, listener: str, host: str, path: str) -> Rule | None:

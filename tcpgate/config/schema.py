@@ -71,12 +71,6 @@ class Maybe:
             self.inner(owner, field, value)
 
 
-def positive(_: Any, field: attrs.Attribute[Any], value: float) -> None:
-    """More than zero: in the gateway no timeout and no limit can be switched off by a zero."""
-    if not value > 0:
-        raise ValueError(f"{field.name} must be more than zero")
-
-
 def between(low: float, high: float) -> Between:
     """A number from `low` to `high`."""
     return Between(low, high)

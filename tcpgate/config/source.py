@@ -193,10 +193,7 @@ class _Reader:
         """The files that `pattern` means, sorted; relative to the folder of `file`."""
         if not glob.has_magic(pattern):
             return [file.folder / pattern]
-        try:
-            names = sorted(glob.glob(pattern, root_dir=file.folder))
-        except ValueError:  # a NUL byte in the pattern
-            names = []
+        names = sorted(glob.glob(pattern, root_dir=file.folder))
         if not names:
             report.warn(at, f"no file matches {quoted(str(file.folder / pattern))}")
         return [file.folder / name for name in names]

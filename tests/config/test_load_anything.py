@@ -103,7 +103,7 @@ def load_or_told(path: Path, text: str | bytes) -> schema.Config | None:
     return None
 
 
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=100)
 @hypothesis.given(tree=trees)
 def test_any_tree_loads_or_is_told(
     path: Path, write_toml: Callable[[Mapping[str, Any]], str], tree: dict[str, Any]
