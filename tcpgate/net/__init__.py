@@ -1,0 +1,11 @@
+"""The sockets' room: every byte from or to the network passes here, and every OSError of a connection ends here.
+
+    address   config addresses <-> socket addresses
+    listen    opening a listening socket, accepting from it; bound: closing it without leaving its file
+    resolve   names to addresses, dial: connecting to them
+    stream    one connection: receiving, sending, time limits, its errors as GateErrors
+    pipes     splice(2): bytes from socket to socket inside the kernel
+    relay     both ways between two streams until both have ended
+
+It imports no policy and no state: what it needs to know (deadlines, how slow a client may be) comes as arguments.
+"""

@@ -11,7 +11,6 @@ task.
 from __future__ import annotations
 
 import errno
-import math
 import socket
 
 import trio
@@ -65,8 +64,6 @@ async def dial(address: EndpointAddress | str, *, deadline: float, resolver: Res
 
 def _share(deadline: float, addresses: int) -> float:
     """Until when the first of so many addresses may be tried."""
-    if deadline == math.inf:
-        return deadline
     now = trio.current_time()
     return now + (deadline - now) / addresses
 

@@ -88,7 +88,8 @@ class Stream:
     _credit: int = attrs.field(init=False, default=CREDIT)
 
     def __attrs_post_init__(self) -> None:
-        self.sock.setblocking(False)
+        if self.sock.gettimeout() != 0:  # an accepted or dialled one is non-blocking already
+            self.sock.setblocking(False)
         if not self.peer:
             with suppress(OSError):  # it may have left already
                 self.peer = describe(self.sock.getpeername())
@@ -248,6 +249,8 @@ class Stream:
 
     def unsent(self) -> int:
         """Bytes in the kernel's send buffer that the peer has not acknowledged (SIOCOUTQ)."""
+        if self.closed:
+            raise Bug(f"asking about {self.peer} after it was closed")
         try:
             (count,) = struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))
         except OSError as exc:

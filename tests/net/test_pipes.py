@@ -110,5 +110,13 @@ def test_without_descriptors_there_is_no_pipe(pipes: PipePool) -> None:
     assert pipes.made == 0
 
 
+def test_a_pipe_that_the_kernel_keeps_too_small_is_not_used(pipes: PipePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("tcpgate.net.pipes.LEAST_SIZE", 1 << 30)
+    assert pipes.borrow() is None
+    assert pipes.made == 0
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_pipe_is_large_enough_to_be_worth_it(pipe: Pipe) -> None:
     assert pipe.size >= LEAST_SIZE

@@ -155,6 +155,30 @@ async def test_a_direction_that_has_had_its_share_lets_others_run(
     assert half.flow.bytes_out > 0
 
 
+@pytest.mark.parametrize("breaker", ["client", "server"])
+async def test_a_reset_in_the_middle_of_bulk_reaches_the_other_side(
+    loopback: Loopback, pipes: PipePool, breaker: str
+) -> None:
+    async with relaying(loopback, pipes) as rig:
+
+        async def flood() -> None:
+            with suppress(OSError, trio.ClosedResourceError):
+                while True:
+                    await rig.server.send(bytes(MIB))
+
+        rig.nursery.start_soon(flood)
+        while pipes.made == 0 or rig.flow.bytes_out < 8 * MIB:
+            await rig.client.exactly(MIB)
+        if breaker == "server":
+            rig.server.reset()
+            assert await rig.client.is_reset()
+        else:
+            rig.client.reset()
+        outcome = await rig.outcome()
+    assert outcome.reason is (Reason.CLIENT_ABORT if breaker == "client" else Reason.UPSTREAM_CLOSED)
+    assert outcome.detail.startswith(("ECONNRESET", "EPIPE"))
+
+
 # -- where splice ends ----------------------------------------------------------------------------------------------
 
 

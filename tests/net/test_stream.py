@@ -222,6 +222,15 @@ async def test_what_is_already_here_is_given_even_after_the_deadline(loopback: L
     assert await stream.receive_some(deadline=trio.current_time() - 1) == b"x"
 
 
+async def test_ending_towards_a_peer_that_was_reset_is_told_by_the_next_receive(loopback: Loopback) -> None:
+    stream, peer = loopback.stream()
+    reset(peer)
+    await stream.wait_readable()
+    stream.shut_write()
+    with pytest.raises(ClientError):
+        await stream.receive_some()
+
+
 # -- cancellation ---------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +308,9 @@ async def test_a_closed_stream_says_whose_bug_it_is(loopback: Loopback) -> None:
             await use
     with pytest.raises(Bug):
         stream.detach()
+    with pytest.raises(Bug):
+        stream.unsent()
+    await stream.wait_flushed(math.inf)
     stream.shut_write()
     assert stream.local == ""
 
