@@ -262,7 +262,9 @@ def test_the_arrows_make_no_circle() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
 def test_tests_use_fakes_that_work_not_mocks(path: Path) -> None:
-    named = [name for _, name in imports(ast.parse(path.read_text())) if "mock" in name.lower()]
+    imported = {name for _, name in imports(ast.parse(path.read_text()))}
+    # Trio's MockClock stands in for no part of the gateway: it is a real clock that the test turns by hand.
+    named = [name for name in imported - {"trio.testing.MockClock"} if "mock" in name.lower()]
     assert not named, f"{path} imports {named}"
 
 
