@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcpgate.policy.balancers import maglev, ring_hash
+from tcpgate.policy.balancers.rendezvous import Rendezvous
 from tcpgate.policy.hashing import MASK, hash64, mix64, unit
 from tcpgate.policy.hrw import REMEMBERED, Lots
 from tests.policy.fleet import KEYED, FakeMember, balancer, fleet, keys, picks, shares
@@ -99,6 +100,15 @@ def test_keys_in_use_are_not_forgotten_by_a_flood_of_new_ones() -> None:
             assert MASK in remembered(lots)
             lots.winner(MASK)
     assert 0 not in remembered(lots)
+
+
+def test_an_update_with_the_same_weights_keeps_what_is_remembered() -> None:
+    members = fleet(1, 2, 3)
+    same = balancer("rendezvous", members)
+    assert isinstance(same, Rendezvous)
+    lots = same._lots
+    same.update([FakeMember(member.name, member.weight) for member in members])
+    assert same._lots is lots
 
 
 # -- shares and disruption, for all ---------------------------------------------------------------------------------
@@ -207,6 +217,16 @@ def test_a_key_belongs_to_the_next_point_and_then_to_the_next_of_another_member(
     skip = data.draw(st.sets(st.sampled_from([member.name for member in members]), max_size=len(members) - 1))
     expected = next(members[owner].name for _, owner in clockwise if members[owner].name not in skip)
     assert picks(balancer("ring_hash", members), [key], skip) == [expected]
+
+
+def test_another_order_in_the_config_lays_no_new_ring() -> None:
+    members = fleet(1, 2, 3)
+    same = balancer("ring_hash", members)
+    assert isinstance(same, ring_hash.RingHash)
+    assert same._ring is not None
+    points = same._ring.points
+    same.update(members[::-1])
+    assert same._ring.points is points
 
 
 # -- maglev ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcpgate.policy.bounded import Bounds, bounds_of, choose
@@ -36,6 +36,7 @@ def busy(weights: list[int], in_flight: list[int]) -> list[FakeMember]:
     return members
 
 
+@example(weights=[1], served=49, per_cent=110)  # 50 x 1.1 is a hair above 55
 @given(weights=whole_weights, served=st.integers(0, 5000), per_cent=st.integers(100, 1000))
 def test_slots_are_haproxys(weights: list[int], served: int, per_cent: int) -> None:
     members = busy(weights, [served, *[0] * (len(weights) - 1)])
@@ -44,6 +45,7 @@ def test_slots_are_haproxys(weights: list[int], served: int, per_cent: int) -> N
     assert [bounds.slots(i, in_all) for i in range(len(weights))] == haproxy_slots(weights, served, per_cent)
 
 
+@example(weights=[1.27], served=30, factor=1.0)  # 31 x 1.27 / 1.27 is a hair below 31
 @given(
     weights=st.lists(st.floats(0.01, 256), min_size=1, max_size=12),
     served=st.integers(0, 5000),
