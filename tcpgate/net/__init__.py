@@ -3,7 +3,7 @@
     address   config addresses <-> socket addresses
     listen    opening a listening socket, accepting from it; bound: closing it without leaving its file
     resolve   names to addresses, dial: connecting to them
-    stream    one connection: receiving, sending, time limits, its errors as GateErrors
+    stream    one connection: receiving, sending, time limits, its errors as GateErrors; unsent: the rest of a send
     pipes     splice(2): bytes from socket to socket inside the kernel
     relay     both ways between two streams until both have ended
 

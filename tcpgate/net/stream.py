@@ -39,8 +39,8 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writab
 
 from tcpgate.errors import REASONS, Bug, ClientError, GateError, Reason, Refused, Retry, Side, UpstreamError
 from tcpgate.net.address import describe
-
-Buffer = bytes | bytearray | memoryview
+from tcpgate.net.unsent import Buffer as Buffer  # what `send_all` takes, for its callers
+from tcpgate.net.unsent import Unsent
 
 READ_SIZE = 65536
 """What one read asks for (bytes): the kernel's default pipe and a good part of a socket buffer; Envoy and HAProxy 16
@@ -200,16 +200,23 @@ class Stream:
             raise Bug(f"sending to {self.peer} after a send that was cut")
         if self._credit <= 0:
             await self.breathe()
-        left = _Unsent([data] if isinstance(data, bytes | bytearray | memoryview) else data)
-        untouched = left.size
+        buffers = [data] if isinstance(data, bytes | bytearray | memoryview) else data
+        size = sum(map(len, buffers))
+        sent = self._send_buffers(buffers)
+        if sent < size:
+            await self._send_rest(Unsent(buffers, sent), sent > 0, deadline, late, pace)
+        self.charge(size)
+
+    async def _send_rest(self, left: Unsent, begun: bool, deadline: float, late: Reason, pace: Pacing | None) -> None:
+        """Send what did not fit at once. `begun`: some of the data has gone."""
         drained = _Drained(self) if pace is not None else None
-        while True:
-            left.drop(self._send_buffers(left.buffers))
-            self.poisoned = 0 < left.size < untouched
-            if not left.size:
-                break
+        while left.size:
+            self.poisoned = begun
             await self._wait_writable(deadline, late, pace, drained)
-        self.charge(untouched)
+            sent = self._send_buffers(left.buffers)
+            left.drop(sent)
+            begun = begun or sent > 0
+        self.poisoned = False
 
     def _send_buffers(self, buffers: Sequence[Buffer]) -> int:
         """As `send_nowait`, for several buffers in one system call."""
@@ -360,27 +367,6 @@ def timed_out(reason: Reason, doing: str) -> GateError:
     if side is Side.UPSTREAM:
         return UpstreamError(reason, detail, retry=Retry.SAFE)
     return Refused(reason, detail)
-
-
-class _Unsent:
-    """What is still to be sent of a list of buffers."""
-
-    def __init__(self, buffers: Sequence[Buffer]) -> None:
-        self.buffers = [memoryview(buffer) for buffer in buffers if buffer]
-        self.size = sum(map(len, self.buffers))
-        if not self.buffers:
-            self.buffers = [memoryview(b"")]
-
-    def drop(self, count: int) -> None:
-        """`count` bytes have gone."""
-        self.size -= count
-        whole = 0
-        while count and count >= len(self.buffers[whole]):
-            count -= len(self.buffers[whole])
-            whole += 1
-        del self.buffers[:whole]
-        if count:
-            self.buffers[0] = self.buffers[0][count:]
 
 
 class _Drained:

@@ -15,7 +15,8 @@ import trio
 from trio.testing import check_half_closeable_stream
 
 from tcpgate.errors import Bug, GateError, Side
-from tcpgate.net.stream import Buffer, Stream
+from tcpgate.net.stream import Stream
+from tcpgate.net.unsent import Buffer
 from tests.net.loopback import Loopback
 
 
