@@ -354,12 +354,12 @@ def parse_response(
         fields=fields,
         framing=framing,
         keep_alive=version == b"1.1" and framing.kind is not Kind.CLOSE and b"close" not in options,
-        upgrade=_switched_to(fields, upgrade) if status == 101 else None,
+        upgrade=_switched_to(fields, version, upgrade) if status == 101 else None,
         size=len(head),
     )
 
 
-def _switched_to(fields: Fields, offered: bytes | None) -> bytes:
-    if offered is None or fields.tokens(b"upgrade") != [offered]:
+def _switched_to(fields: Fields, version: Version, offered: bytes | None) -> bytes:
+    if offered is None or version != b"1.1" or fields.tokens(b"upgrade") != [offered]:
         raise UpstreamError(Reason.UPGRADE_FAILED, "101: to a protocol that was not offered")
     return offered

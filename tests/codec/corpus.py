@@ -17,6 +17,7 @@ origin answers every complete request with 200, a short body and an end that is 
 - `after`: what becomes of the connection. "open": a probe (`PROBE`) sent after `raw` is answered 200 and reaches the
   origin as what it is. "closed": the gateway closes, whatever is sent. "waiting": `raw` is not complete, the gateway
   waits. Default: open if the last answer is 200, else closed.
+- `codec_only = true`: so the codec has it; in a whole gateway the routes write the path in its normal form first.
 
 A response case: a well-behaved client sends one request of `method` (default GET) for http://a.test/ in `version`
 (default 1.1), offering to `upgrade` if that is set; the origin answers with `raw`, and closes if `eof`.
@@ -75,6 +76,7 @@ class RequestCase:
     answers: tuple[int, ...]
     forwarded: tuple[Forwarded, ...]
     after: Literal["open", "closed", "waiting"]
+    codec_only: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -128,6 +130,7 @@ def _request(table: dict[str, Any]) -> RequestCase:
         answers=answers,
         forwarded=tuple(Forwarded(**_bytes(each)) for each in table.pop("forwarded", default)),
         after=table.pop("after", "open" if answers[-1:] == (200,) else "closed"),
+        codec_only=table.pop("codec_only", False),
         **table,  # nothing is left, or a name is wrong and attrs says so
     )
 

@@ -233,11 +233,13 @@ class MemoryGateway:
         self._next()
 
     def _fault(self, error: ClientError) -> None:
+        assert "h11" not in error.detail, "h11 refused what the grammar took"
         if error.reason is not Reason.CLIENT_ABORT:
             self._answer(answer_error(error))
         self.closed = True
 
     def _upstream_fault(self, error: UpstreamError) -> None:
+        assert "h11" not in error.detail, "h11 refused what the grammar took"
         if self.server.responding:
             self.closed = True  # the client sees a response that is not complete
         else:
