@@ -106,8 +106,9 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
     for name, upstream in config.upstreams.items():
         if upstream.health is not None and upstream.health.exec:
             report.judge(("upstreams", name, "health", "exec", 0), world.runnable(upstream.health.exec[0]))
-    if config.log.access.startswith("/"):
-        report.judge(("log", "access"), world.writable(config.log.access.rpartition("/")[0] or "/"))
+    for key, target in (("access", config.log.access), ("events", config.log.events)):
+        if target.startswith("/"):
+            report.judge(("log", key), world.writable(target.rpartition("/")[0] or "/"))
     if problem := world.makeable(config.gateway.state_dir):
         report.warn(("gateway", "state_dir"), f"{problem}; what should outlive a restart is lost")
     _check_open_files(config, world.open_files, report)

@@ -47,6 +47,8 @@ class Environment:
     def text(self, text: str, path: KeyPath) -> str:
         """`text` with its references replaced; one that cannot be is left as it is, and reported."""
 
+        failed: list[str] = []
+
         def replacement(match: re.Match[str]) -> str:
             if match["dollar"]:
                 return "$"
@@ -57,7 +59,6 @@ class Environment:
                 failed.append(match[0])
                 return match[0]
 
-        failed: list[str] = []
         expanded = _REFERENCE.sub(replacement, text)
         if failed:
             self.report.muted.add(path)
@@ -70,6 +71,8 @@ class Environment:
             raise ValueError('write "${NAME}", "${NAME:-default}" or "${NAME:?message}"; for a plain "${" write "$${"')
         name, kind, rest = match["name"], match["kind"], match["rest"]
         value = self.variables.get(name)
+        if value is not None and _has_stray_bytes(value):
+            raise ValueError(f"the environment variable {name} is not UTF-8")
         if value or (value is not None and kind is None):
             return value
         if kind == "-":
@@ -79,3 +82,8 @@ class Environment:
             raise ValueError(f"the environment variable {name} {state}: {rest}")
         cure = nearest(name, self.variables) or '; set it, or write "${' + name + ':-default}"'
         raise ValueError(f"the environment variable {name} {state}{cure}")
+
+
+def _has_stray_bytes(text: str) -> bool:
+    """Whether Python had to keep bytes of the environment that are no text (PEP 383)."""
+    return any("\udc80" <= mark <= "\udcff" for mark in text)

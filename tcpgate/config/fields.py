@@ -117,6 +117,7 @@ FORMS: Mapping[tuple[type, str], tuple[Judge, ...]] = {
     (schema.Admin, "bind"): (_one(forms.admin_bind),),
     (schema.Admin, "token_file"): (_one(forms.secret_file),),
     (schema.Log, "access"): (_one(forms.log_target),),
+    (schema.Log, "events"): (_one(forms.log_target),),
     (schema.Listener, "bind"): (_each(forms.bind),),
     (schema.Respond, "content_type"): (_one(forms.field_value),),
     (schema.Redirect, "to"): (_one(forms.redirect_target),),

@@ -259,7 +259,7 @@ def endpoint(text: str) -> str:
 
 def log_target(text: str) -> str:
     """Where access lines go: a word, or an absolute path (the service's own folder is "/")."""
-    if text in LOG_WORDS or (text.startswith("/") and not text.endswith("/")):
+    if text in LOG_WORDS or (text.startswith("/") and not text.endswith("/") and "\0" not in text):
         return ""
     return f"{quoted(text)} is not one of {listed(LOG_WORDS)}, nor an absolute path{nearest(text, LOG_WORDS)}"
 

@@ -24,6 +24,8 @@ import attrs
 
 from tcpgate.config import schema
 from tcpgate.config.export import Json, plain
+from tcpgate.config.source import NAMED_TABLES
+from tcpgate.config.structure import NAME
 from tcpgate.units import Bytes, Networks, Seconds
 
 _REFERENCE = r"\$\{"
@@ -36,6 +38,7 @@ _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 PATTERNS: Mapping[tuple[type, str], str] = {
     (schema.Admin, "bind"): rf"unix:/.*[^/]|{_HOST}:{_PORT}",
     (schema.Log, "access"): r"stdout|journal|off|/.*[^/]",
+    (schema.Log, "events"): r"stdout|journal|off|/.*[^/]",
     (schema.Listener, "bind"): rf"unix:/.*[^/]|fd:[!-9;-~]+|{_HOST}:{_PORT}",
     (schema.Endpoint, "address"): rf"unix:/.*[^/]|{_HOST}:{_PORT}",
     (schema.Route, "hosts"): r"(\*\.)?[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]",
@@ -53,6 +56,8 @@ PATTERNS: Mapping[tuple[type, str], str] = {
 def json_schema() -> Json:
     """The whole config file as a JSON Schema."""
     root = _table(schema.Config)
+    for table in NAMED_TABLES:
+        root["properties"][table]["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
     root["properties"] = {
         "include": {
             "type": "array",

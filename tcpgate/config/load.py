@@ -23,6 +23,7 @@ from tcpgate.config.source import NAMED_TABLES, Sources, read_text, read_tree
 from tcpgate.config.structure import structure
 from tcpgate.errors import ConfigError, Problem
 
+MAX_PROBLEMS = 1000
 MAX_SECRET = 64 << 10
 """Bytes in a file that holds a secret; systemd allows a credential 1 MiB, a token needs 50."""
 MIN_TOKEN = 16
@@ -52,7 +53,7 @@ def load(
     `environ` is what `${NAME}` reads, `credentials` is systemd's $CREDENTIALS_DIRECTORY; with a `world` (`host.py`) the
     config is held against the host as well: programs, folders, the limit of open files.
     """
-    sources, tree, problems = read_tree(Path(path))
+    sources, tree, problems = read_tree(Path(path), environ)
     report = Report(sources.where, problems)
     structured = structure(Environment(environ, report).tree(tree), report)
     config = _with_token(structured.config, sources, None if credentials is None else Path(credentials), report)
@@ -66,8 +67,18 @@ def load(
     order = {file.name: index for index, file in enumerate(sources.files)}
     report.problems.sort(key=lambda problem: (order.get(problem.file, len(order)), problem.line))
     if report.errors:
-        raise ConfigError(report.problems)
+        raise ConfigError(
+            _cut(report.errors + report.warnings if len(report.problems) > MAX_PROBLEMS else report.problems)
+        )
     return Loaded(config=config, warnings=report.warnings, sources=sources)
+
+
+def _cut(problems: list[Problem]) -> list[Problem]:
+    """The problems, or as many as anybody will read, and how many more there are."""
+    more = len(problems) - MAX_PROBLEMS
+    if more <= 0:
+        return problems
+    return [*problems[:MAX_PROBLEMS], Problem(file=problems[0].file, line=0, path="", text=f"and {more} more problems")]
 
 
 def _with_token(config: schema.Config, sources: Sources, credentials: Path | None, report: Report) -> schema.Config:

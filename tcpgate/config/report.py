@@ -37,6 +37,8 @@ class AnyName(frozenset[str]):
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 MAX_SHOWN = 60
 """Characters of a wrong value that a message repeats: enough to find it, too few to flood a terminal."""
+MAX_GUESSES = 100
+"""Problems with which a name is looked for that is near: in a table of thousands it takes 10 ms each."""
 
 
 def dotted(path: KeyPath) -> str:
@@ -122,9 +124,10 @@ class Report:
     def judge_name(self, path: KeyPath, table: str, name: str, known: Names) -> None:
         """Add an error unless `table` has `name`; the nearest one is the cure."""
         if name not in known[table]:
-            what = table.removesuffix("s")
-            has = nearest(name, known[table]) if known[table] else f"; there is no [{table}.*] at all"
-            self.error(path, f"there is no {what} {quoted(name)}{has}")
+            cure = "" if known[table] else f"; there is no [{table}.*] at all"
+            if known[table] and len(self.problems) < MAX_GUESSES:
+                cure = nearest(name, known[table])
+            self.error(path, f"there is no {table.removesuffix('s')} {quoted(name)}{cure}")
 
     def _add(self, path: KeyPath, text: str, *, warning: bool) -> None:
         if any(path[: len(muted)] == muted for muted in self.muted):

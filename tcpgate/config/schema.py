@@ -171,9 +171,11 @@ class Log:
     """`[log]`: access lines and the control plane's events, as JSON lines."""
 
     access: str = "stdout"
-    """"stdout", "journal", "off" or a file path (reopened on SIGUSR1)."""
+    """Where access lines go: "stdout", "journal", "off" or a file path (reopened on SIGUSR1)."""
+    events: str = "stdout"
+    """Where events and diagnostics go, wherever access lines do; the same words."""
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """The least severe event that is written."""
+    """The least severe event and diagnostic that is written."""
     buffer: Bytes = attrs.field(default=Bytes(1 << 20), validator=size(4096, 1 << 30))
     """Lines waiting for a slow disk, per worker (bytes); beyond it lines are dropped and counted."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import stat
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import attrs
 import tomli
 
 from tcpgate.config import locate, schema
+from tcpgate.config.expand import Environment
 from tcpgate.config.report import KeyPath, Report, printable, quoted
 from tcpgate.errors import ConfigError, Problem
 
@@ -73,13 +75,15 @@ class Sources:
         return self.owner(path).folder / name
 
 
-def read_tree(first: Path) -> tuple[Sources, Table, list[Problem]]:
+def read_tree(first: Path, variables: Mapping[str, str]) -> tuple[Sources, Table, list[Problem]]:
     """Every file of the config that starts at `first`, merged. The problems leave out what they are about.
+
+    `variables` are for references in `include`; all other strings are expanded later.
 
     Raises ConfigError if not even `first` can be read.
     """
     sources = Sources()
-    reader = _Reader(sources)
+    reader = _Reader(sources, variables)
     reader.read(first, ())
     if not sources.files:
         raise ConfigError(reader.problems)
@@ -156,6 +160,7 @@ class _Reader:
     """Reads a file and, depth first, what it includes."""
 
     sources: Sources
+    variables: Mapping[str, str]
     problems: list[Problem] = attrs.field(factory=list)
     seen: dict[Path, str] = attrs.field(factory=dict)
     """Real path -> the name by which it was read first."""
@@ -185,9 +190,11 @@ class _Reader:
         if patterns and len(chain) > MAX_DEPTH:
             report.error(("include",), f"is more than {MAX_DEPTH} files deep: {_way(chain)}")
             return
-        for index, pattern in enumerate(patterns):
-            for path in self.matches(file, pattern, ("include", index), report):
-                self.include_one(path, chain, ("include", index), report)
+        for index, text in enumerate(patterns):
+            at = ("include", index)
+            pattern = Environment(self.variables, report).text(text, at)
+            for path in self.matches(file, pattern, at, report) if at not in report.muted else ():
+                self.include_one(path, chain, at, report)
 
     def matches(self, file: File, pattern: str, at: KeyPath, report: Report) -> list[Path]:
         """The files that `pattern` means, sorted; relative to the folder of `file`."""

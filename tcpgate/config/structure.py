@@ -48,7 +48,8 @@ from tcpgate.units import (
 Hook = Callable[[Any, Any], Any]
 
 MAX_UNIT_TEXT = 64
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+"""What a table may be called."""
 
 
 @attrs.frozen
@@ -95,9 +96,9 @@ def _put(into: Table, path: KeyPath, value: Any, type_: Any, report: Report) -> 
 
 
 def _named(name: str, path: KeyPath, report: Report) -> bool:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         report.error(path, "a name may have letters, digits and _ . -, 64 at most: it is used in URLs and metrics")
-    return bool(_NAME.fullmatch(name))
+    return bool(NAME.fullmatch(name))
 
 
 def _problems(exc: BaseException, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

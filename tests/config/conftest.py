@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tcpgate.config import schema
+from tcpgate.config.fields import FORMS
 from tcpgate.units import Bytes, Networks, Seconds, parse_network
 
 
@@ -59,6 +60,7 @@ SAMPLES: Mapping[tuple[type, str], list[Any]] = {
     (schema.Admin, "bind"): ["unix:/run/admin", "127.0.0.1:9901"],
     (schema.Admin, "token_file"): [None, "a.token", "credential:admin"],
     (schema.Log, "access"): ["stdout", "off", "/var/log/access.json"],
+    (schema.Log, "events"): ["stdout", "journal", "/var/log/events.json"],
     (schema.Listener, "bind"): [
         ("0.0.0.0:80",),
         ("[::]:80", "fd:web"),
@@ -124,6 +126,8 @@ def field_values(cls: Any, field: attrs.Attribute[Any]) -> st.SearchStrategy[Any
     type_: Any = field.type
     if (cls, field.name) in SAMPLES:
         return st.sampled_from(SAMPLES[cls, field.name])
+    if (cls, field.name) in FORMS:
+        return st.just(field.default)  # a form that no sample above is known for
     if type_ is str:
         return st.text(st.characters(codec="utf-8", exclude_characters="$"), max_size=8)
     if type_ is bool:

@@ -77,6 +77,11 @@ def test_a_variable_that_is_not_there_is_named(text: str, problem: str) -> None:
     assert expanded(text)[1] == [f'"{text}": {problem}']
 
 
+def test_a_variable_that_is_no_text_is_told() -> None:
+    problem = '"${RAW}": the environment variable RAW is not UTF-8'
+    assert expanded("${RAW}", {"RAW": b"a\xff".decode(errors="surrogateescape")}) == ("${RAW}", [problem])
+
+
 def test_strings_anywhere_are_expanded_and_nothing_else() -> None:
     tree = {"${NAME}": ["${NAME}", 1, {"a": "${NAME}", "b": True, "c": 1.5}]}
     assert expanded(tree) == ({"${NAME}": ["value", 1, {"a": "value", "b": True, "c": 1.5}]}, [])

@@ -70,6 +70,7 @@ def test_taplo_accepts_the_files_in_etc(name: str, taplo: Taplo) -> None:
         (3, 1, '[filters.a]\nkind = "headers"\nallow = []', "'allow' was unexpected"),
         (2, 14, '[upstreams.a]\nendpoints = ["a"]', "does not match"),
         (2, 42, '[upstreams.a]\nendpoints = [{ address = "a:0", weight = 257 }]', "greater than the maximum"),
+        (1, 1, '[upstreams."a b"]\nendpoints = []', "does not match"),
         (2, 1, '[admin]\ntoken = "x"', "'token' was unexpected"),
         (3, 33, '[routes.a]\npath = "/"\nredirect = { to = "/", status = 200 }', "is not one of"),
     ],

@@ -272,6 +272,22 @@ def test_a_value_whose_variable_is_missing_is_not_judged_again() -> None:
     assert "the environment variable UP is not set" in problem
 
 
+def test_a_flood_of_problems_is_cut_and_counted() -> None:
+    text = (
+        GOOD + '[upstreams.u]\nendpoints = ["u:1"]\n[gateway]\n' + "".join(f"x{number} = 1\n" for number in range(3000))
+    )
+    told = problems(text)
+    assert len(told) == 1001
+    assert told[-1] == " and 2000 more problems"
+
+
+def test_names_are_guessed_for_the_first_of_many_only() -> None:
+    text = GOOD + "".join(f'[routes.r{number}]\npath = "/{number}"\nupstream = "uu"\n' for number in range(200))
+    told = problems(text + '[upstreams.u]\nendpoints = ["u:1"]\n')
+    assert told[0].endswith('there is no upstream "uu" (did you mean "u"?)')
+    assert told[199].endswith('there is no upstream "uu"')
+
+
 def test_a_thousand_upstreams_and_routes_load_in_a_moment() -> None:
     text = GOOD + "".join(
         f'[routes.r{number}]\nhosts = ["h{number}.example.com"]\npath = "/v{number}"\nupstream = "u{number}"\n'

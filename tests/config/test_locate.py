@@ -91,6 +91,10 @@ def test_every_way_to_write_a_key_is_found_on_its_line() -> None:
     assert paths(tomli.loads(TEXT)) == set(index)
 
 
+def test_lines_end_in_either_way() -> None:
+    assert lines(TEXT.replace("\n", "\r\n")) == lines(TEXT)
+
+
 def test_what_the_toml_does_not_write_out_has_the_line_of_what_is_around_it() -> None:
     index = lines("[a]\nb = 1\n")
     assert line_of(index, ("a", "c", "d")) == 1

@@ -186,6 +186,12 @@ def test_an_absolute_pattern_and_an_absolute_file_are_included(tmp_path: Path) -
     assert (config.gateway.workers, config.log.level) == (2, "error")
 
 
+def test_an_include_may_read_the_environment() -> None:
+    write(gate='include = ["${DIR:-conf_d}/*.toml", "${GONE}"]\n' + GOOD, conf_d__a="[gateway]\nworkers = 2\n")
+    not_set = '"${GONE}": the environment variable GONE is not set; set it, or write "${GONE:-default}"'
+    assert problems() == [f"gate.toml:1: include[1]: {not_set}"]
+
+
 def test_the_same_name_in_two_files_shows_both_places() -> None:
     write(
         gate='include = ["a.toml", "b.toml"]\n[upstreams.u]\nendpoints = ["u:1"]\n' + GOOD,
