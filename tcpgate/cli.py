@@ -62,7 +62,7 @@ def with_admin(command: Callable[..., None]) -> Callable[..., None]:
 
 def load_or_fail(path: str, as_json: bool = False) -> Any:
     """The loaded config, or every problem and exit 78."""
-    from tcpgate.process.supervisor import load_config
+    from tcpgate.process.boot import load_config
 
     try:
         return load_config(Path(path), os.environ)
@@ -87,7 +87,7 @@ def main() -> None:
 @click.argument("config", type=click.Path())
 def run(config: str) -> None:
     """Serve CONFIG until a signal says stop. HUP reloads, TERM drains, USR1 reopens logs."""
-    from tcpgate.process.supervisor import run_gateway
+    from tcpgate.process.boot import run_gateway
 
     try:
         code = run_gateway(Path(config), os.environ)
@@ -132,7 +132,9 @@ def schema(as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or only for the signal to be taken.")
+@click.option(
+    "--wait/--no-wait", default=True, help="Wait for the result (the default), or only for the signal to be taken."
+)
 @with_admin
 def reload(admin: AdminClient, wait: bool, as_json: bool) -> None:
     """Read the config again and make it serve; exit 1 and say why if it does not."""
@@ -142,7 +144,11 @@ def reload(admin: AdminClient, wait: bool, as_json: bool) -> None:
     code, result = admin.ask("POST", "/api/v1/reload")
     if code not in (200, 422):
         raise AdminError(str(result.get("detail", f"status {code}")))
-    say(result, lambda: "\n".join([*result["problems"], *result["warnings"], *result["changes"], result["summary"]]), as_json)
+    say(
+        result,
+        lambda: "\n".join([*result["problems"], *result["warnings"], *result["changes"], result["summary"]]),
+        as_json,
+    )
     if not result["ok"]:
         sys.exit(EXIT_FAILED)
 
@@ -161,7 +167,9 @@ def status(admin: AdminClient, as_json: bool) -> None:
             f"endpoints: {up['up']} of {up['total']} up",
             *([f"last reload: {now['last_reload']['summary']}"] if now["last_reload"] else []),
             *now["warnings"],
-            table.render(now["workers"], ("index", "pid", "generation", "connections", "exchanges", "lag_us", "log_dropped")),
+            table.render(
+                now["workers"], ("index", "pid", "generation", "connections", "exchanges", "lag_us", "log_dropped")
+            ),
         ]
         return "\n".join(lines)
 
@@ -193,7 +201,9 @@ def routes(admin: AdminClient, config: str | None, as_json: bool) -> None:
 def upstreams(admin: AdminClient, name: str | None, as_json: bool) -> None:
     """Endpoints with state, weight, what is in flight, and why."""
     found = admin.call("GET", "/api/v1/upstreams" + (f"/{urllib.parse.quote(name, safe='')}" if name else ""))
-    rows = [{"upstream": one["name"], **endpoint} for one in ([found] if name else found) for endpoint in one["endpoints"]]
+    rows = [
+        {"upstream": one["name"], **endpoint} for one in ([found] if name else found) for endpoint in one["endpoints"]
+    ]
     columns = ("upstream", "endpoint", "state", "weight", "tier", "active", "answers_good", "answers_bad", "cause")
     say(found, lambda: table.render(rows, columns), as_json)
 
@@ -204,7 +214,11 @@ def _put(admin: AdminClient, endpoint: str, wish: dict[str, Any], as_json: bool)
         raise AdminError(f"{endpoint!r} names no endpoint; write it as UPSTREAM/ENDPOINT, such as api/10.0.0.1:8080")
     quoted = urllib.parse.quote(upstream, safe=""), urllib.parse.quote(address, safe="")
     now = admin.call("PUT", "/api/v1/upstreams/{}/endpoints/{}".format(*quoted), wish)
-    say(now, lambda: f"{upstream}/{address}: {now['state']}, weight {now['weight']:g}, {now['active']} in flight", as_json)
+    say(
+        now,
+        lambda: f"{upstream}/{address}: {now['state']}, weight {now['weight']:g}, {now['active']} in flight",
+        as_json,
+    )
 
 
 @main.command()
@@ -255,7 +269,7 @@ def events(admin: AdminClient, since: int, limit: int, as_json: bool) -> None:
 def demo(config: str | None) -> None:
     """Serve a small config (CONFIG, or the one that comes along) with three origins of our own, and say what to try."""
     from tcpgate.demo import quickstart, serve_origins
-    from tcpgate.process.supervisor import run_gateway
+    from tcpgate.process.boot import run_gateway
 
     async def origins(nursery: trio.Nursery) -> None:
         await nursery.start(serve_origins)

@@ -165,10 +165,21 @@ async def _end(gateway: Gateway) -> None:
             gateway.signal(signal.SIGTERM)  # the second one means now
             with trio.move_on_after(3):
                 await gateway.process.wait()
-    # Whatever is left of its session: workers of a supervisor that a test killed.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(gateway.process.pid, signal.SIGKILL)
+    for pid in session(gateway.process.pid):  # workers of a supervisor that a test killed
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     await gateway.process.wait()
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that a test began: its leader and all that it started, in whatever group they are."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with contextlib.suppress(OSError, ProcessLookupError):
+                if os.getsid(int(entry.name)) == leader:
+                    found.append(int(entry.name))
+    return found
 
 
 # -- origins --------------------------------------------------------------------------------------------------------

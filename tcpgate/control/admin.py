@@ -22,6 +22,7 @@ from tcpgate.control.api import Answer, Api, Request, answer_problem
 from tcpgate.errors import ClientError, GateError, Reason, Side
 from tcpgate.net import listen
 from tcpgate.net.address import SocketAddress, describe
+from tcpgate.net.bound import Binder
 from tcpgate.net.stream import Stream
 
 LIMITS = Limits(head=16 << 10, headers=64, target=4 << 10)
@@ -29,6 +30,9 @@ LARGEST_BODY = 1 << 20
 """Bytes; the largest call is a few hundred."""
 MOST_CONNECTIONS = 256
 """Beyond this an accepted connection is closed at once: the API must not eat the gateway's descriptors."""
+BACKLOG = 128
+AFTER_BUG = 1.0
+"""Pause (seconds) after a failure that should not be."""
 IDLE, REQUEST = 60.0, 10.0
 """Seconds for which a connection may be silent, and that one request may take to arrive."""
 OPEN_CALLS = frozenset({"/healthz", "/readyz"})
@@ -39,29 +43,40 @@ log = logging.getLogger("tcpgate.control.admin")
 class AdminServer:
     """Serves the API on one address."""
 
-    def __init__(self, spec: schema.Admin, api: Api) -> None:
+    def __init__(self, spec: schema.Admin, api: Api, binder: Binder) -> None:
         self._spec = spec
         self._api = api
+        self._binder = binder
         self._open = 0
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen, say so, and serve until cancelled. OSError if the address cannot be had."""
-        sock = listen.bind(self._spec.bind, backlog=128)
-        with sock:
+        sock = self._binder.bind(self._spec.bind, BACKLOG)
+        try:
             async with trio.open_nursery() as connections:
                 task_status.started()
+                await self._accept_forever(sock, connections)
+        finally:
+            self._binder.release(self._spec.bind, sock)
 
-                def take(accepted: socket.socket, address: SocketAddress) -> None:
-                    if self._open >= MOST_CONNECTIONS:
-                        accepted.close()
-                        return
-                    self._open += 1
-                    connections.start_soon(self._serve, Stream(sock=accepted, side=Side.CLIENT, peer=describe(address)))
+    async def _accept_forever(self, sock: socket.socket, connections: trio.Nursery) -> None:
+        def take(accepted: socket.socket, address: SocketAddress) -> None:
+            if self._open >= MOST_CONNECTIONS:
+                accepted.close()
+                return
+            self._open += 1
+            connections.start_soon(self._serve, Stream(sock=accepted, side=Side.CLIENT, peer=describe(address)))
 
-                def short(exc: OSError) -> None:
-                    log.error("cannot accept on the admin API: error=%s", exc)
+        def short(exc: OSError) -> None:
+            log.error("cannot accept on the admin API: error=%s", exc)
 
+        while True:
+            try:
                 await listen.accept_forever(sock, take, short=short)
+            except Exception:
+                # The API must not take the gateway with it.
+                log.exception("the admin API cannot accept; it tries again")
+                await trio.sleep(AFTER_BUG)
 
     async def _serve(self, stream: Stream) -> None:
         """One connection, to its end."""

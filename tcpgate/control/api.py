@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import attrs
+import trio
 
 from tcpgate.config import schema
 from tcpgate.config.export import dump
@@ -92,6 +92,7 @@ class Api:
     """What the calls work with."""
 
     reload: Callable[[], Awaitable[ReloadResult]]
+    reload_soon: Callable[[], None]
     reloader: Reloader
     board: HealthBoard
     journal: Journal
@@ -100,11 +101,18 @@ class Api:
     layout: Layout
     workers: Callable[[], Mapping[int, int]]
     """Worker index -> pid, of those that live."""
+    wanted: Callable[[], int]
+    """How many workers there should be."""
     processes: Callable[[], int]
+    """How many there were at most: so many pages hold counters."""
+    deaths: Callable[[], int]
+    """Workers that ended unasked."""
+    bugs: Callable[[], int]
+    """Tasks of the supervisor that failed, and were begun again."""
     is_ready: Callable[[], bool]
     is_stopping: Callable[[], bool]
-    started: float
-    """Seconds since the epoch."""
+    uptime: Callable[[], float]
+    """Seconds, of a clock that nobody sets."""
 
     async def handle(self, request: Request) -> Answer:
         """Answer one call."""
@@ -141,7 +149,9 @@ class Api:
 
 def list_calls(api: Api, request: Request) -> Answer:
     """Every call, with its one line."""
-    return answer_json([{"method": m, "path": _readable(p), "does": (c.__doc__ or "").split("\n")[0]} for m, p, c in CALLS])
+    return answer_json(
+        [{"method": m, "path": _readable(p), "does": (c.__doc__ or "").split("\n")[0]} for m, p, c in CALLS]
+    )
 
 
 def healthz(api: Api, request: Request) -> Answer:
@@ -166,14 +176,19 @@ def status(api: Api, request: Request) -> Answer:
         {
             "version": version("tcpgate"),
             "pid": os.getpid(),
-            "uptime_seconds": round(time.time() - api.started, 3),
+            "uptime_seconds": round(api.uptime(), 3),
             "ready": api.is_ready(),
             "stopping": api.is_stopping(),
             "generation": api.reloader.generation,
             "reloads": api.reloader.counts,
             "last_reload": reload_document(last) if last else None,
+            "restart_needed_for": list(api.reloader.restart),
             "warnings": list(api.reloader.warnings),
             "endpoints": {"total": len(states), "up": sum(state in ("healthy", "degraded") for state in states)},
+            "listeners": [_listener(api, name, one) for name, one in api.config.listeners.items()],
+            "workers_wanted": api.wanted(),
+            "workers_died": api.deaths(),
+            "bugs": api.bugs(),
             "workers": [{"index": i, "pid": pid, **worker_figures(api.shared, i)} for i, pid in sorted(pids.items())],
             "totals": _worker_totals(api),
         }
@@ -182,12 +197,7 @@ def status(api: Api, request: Request) -> Answer:
 
 def listeners(api: Api, request: Request) -> Answer:
     """Every listener with its addresses and counters."""
-    return answer_json(
-        [
-            {"name": name, "bind": list(one.bind), "protocol": one.protocol, **api.counts("listener", name)}
-            for name, one in api.config.listeners.items()
-        ]
-    )
+    return answer_json([_listener(api, name, one) for name, one in api.config.listeners.items()])
 
 
 def routes(api: Api, request: Request) -> Answer:
@@ -224,11 +234,15 @@ async def put_endpoint(api: Api, request: Request) -> Answer:
     wish = _object(request.body)
     unknown = wish.keys() - {"state", "weight"}
     if unknown or not wish:
-        raise Problem(400, 'send {"state": "ready" | "drain" | "maint"} or {"weight": 0 to 256, or null for the config\'s}')
+        raise Problem(
+            400, 'send {"state": "ready" | "drain" | "maint"} or {"weight": 0 to 256, or null for the config\'s}'
+        )
     if "state" in wish and wish["state"] not in ("ready", "drain", "maint"):
         raise Problem(400, f'state must be "ready", "drain" or "maint", not {json.dumps(wish["state"])}')
     weight = wish.get("weight")
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= schema.MAX_WEIGHT):
+    if weight is not None and (
+        isinstance(weight, bool) or not isinstance(weight, int) or not 0 <= weight <= schema.MAX_WEIGHT
+    ):
         raise Problem(400, f"weight must be a whole number from 0 to {schema.MAX_WEIGHT}, or null for the config's")
     if "state" in wish:
         api.board.command(upstream, address, Word(wish["state"]))
@@ -247,7 +261,13 @@ def config(api: Api, request: Request) -> Answer:
 
 
 async def post_reload(api: Api, request: Request) -> Answer:
-    """Read the config again and make it serve; the answer comes when that is done, and tells the truth."""
+    """Read the config again and make it serve; the answer comes when that is done, ?wait=false: at once (202)."""
+    wait = request.query.get("wait", "true")
+    if wait not in ("true", "false"):
+        raise Problem(400, f"wait is true or false, not {json.dumps(wait)}")
+    if wait == "false":
+        api.reload_soon()
+        return answer_json({"accepted": True, "generation": api.reloader.generation}, 202)
     result = await api.reload()
     return answer_json(reload_document(result), 200 if result.ok else 422)
 
@@ -267,6 +287,10 @@ def table_of(config: schema.Config) -> RouteTable:
     return RouteTable.build(config.routes, [name for name, one in config.listeners.items() if one.protocol == "http"])
 
 
+def _listener(api: Api, name: str, spec: schema.Listener) -> Json:
+    return {"name": name, "bind": list(spec.bind), "protocol": spec.protocol, **api.counts("listener", name)}
+
+
 def _endpoint(api: Api, report: EndpointReport) -> Json:
     return {**attrs.asdict(report), **api.counts("endpoint", f"{report.upstream}/{report.endpoint}")}
 
@@ -278,7 +302,8 @@ def _event(event: Event) -> Json:
 
 def reload_document(result: ReloadResult) -> Json:
     """A reload's result for the API and the command line."""
-    return {**attrs.asdict(result), "summary": result.summary}
+    ago = round(max(0.0, trio.current_time() - result.at), 3)
+    return {**attrs.asdict(result, filter=lambda field, _: field.name != "at"), "ago": ago, "summary": result.summary}
 
 
 def _worker_totals(api: Api) -> dict[str, int]:
@@ -298,7 +323,7 @@ def _object(body: bytes) -> dict[str, Json]:
 
 
 def _path(template: str) -> re.Pattern[str]:
-    """"/a/{name}" as a pattern; a placeholder is one segment, percent-encoded where it needs to be."""
+    """ "/a/{name}" as a pattern; a placeholder is one segment, percent-encoded where it needs to be."""
     return re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(template)))
 
 

@@ -1,9 +1,12 @@
 """A reload: read, check, diff, bind, build everywhere, swap everywhere; or nothing at all. And the truth about it.
 
 Theory of operation. Each step can fail, and until the last one nothing that serves has been touched: the new file is read and checked in
-a thread, new addresses are bound beside the old ones, every worker builds the new generation beside the old. Only when each
-has said that it holds it does `commit` swap the pointers. A failure closes what was opened for it and is told in the result,
-the event, systemd's status and the exit code of `tcpgate reload --wait`. Equal configs are a no-op, whatever the text.
+a thread, new addresses are bound beside the old ones, log files are opened, every worker builds the new generation beside the old.
+Only when each has said that it holds it does `commit` swap the pointers. A failure closes what was opened for it and is told in the
+result, the event, systemd's status and the exit code of `tcpgate reload --wait`. Equal configs are a no-op, whatever the text.
+
+A generation's number is used once: after a failed attempt the next one takes another, so that a worker's late answer to the first is
+never taken for one to the second.
 
 Owner: called from the supervisor's root nursery and from the admin API; one at a time, and those that wait meanwhile share
 one further run, because it reads the file after all of them asked.
@@ -12,8 +15,9 @@ one further run, because it reads the file after all of them asked.
 from __future__ import annotations
 
 import errno
+import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -22,7 +26,13 @@ import trio
 from tcpgate.config import schema
 from tcpgate.config.diff import diff
 from tcpgate.config.load import Loaded
-from tcpgate.errors import ConfigError
+from tcpgate.errors import ConfigError, Problem
+
+COMMIT_WITHIN = 60.0
+"""Seconds for which the swap goes on whatever is cancelled; a worker that cannot follow is killed well before."""
+STOPPING = "the gateway is stopping"
+
+log = logging.getLogger("tcpgate.control.reload")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,21 +46,27 @@ class ReloadResult:
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    restart: tuple[str, ...] = ()
+    """Settings that the config has, but that only a restart brings into effect."""
     seconds: float = 0.0
+    at: float = 0.0
+    """When it was done, on Trio's clock."""
 
     @property
     def summary(self) -> str:
         """One line for a log, systemd's status or a terminal."""
+        late = f"; only a restart brings into effect: {', '.join(self.restart)}" if self.restart else ""
         if not self.ok:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             return f"reload failed, generation {self.generation} goes on: {self.problems[0]}{more}"
         if not self.changed:
-            return f"reload: nothing changed, generation {self.generation} goes on"
-        return f"reload: generation {self.generation} serves, {len(self.changes)} changes in {self.seconds:.2f} s"
+            return f"reload: nothing changed, generation {self.generation} goes on{late}"
+        count = f"{len(self.changes)} change{'s' if len(self.changes) != 1 else ''}"
+        return f"reload: generation {self.generation} serves, {count} in {self.seconds:.2f} s{late}"
 
 
 class Publisher(Protocol):
-    """Where a generation goes; `process/supervisor.py` fits the fleet of workers to it."""
+    """Where a generation goes: every worker."""
 
     async def prepare(self, number: int, config: schema.Config, sockets: Mapping[str, socket.socket]) -> list[str]:
         """Let every worker build it; what is wrong, or nothing."""
@@ -60,8 +76,36 @@ class Publisher(Protocol):
         """Swap to it everywhere."""
         ...
 
-    async def abandon(self) -> None:
+    def abandon(self) -> None:
         """Forget it everywhere."""
+        ...
+
+
+class Beside(Protocol):
+    """What lives in the supervisor itself, beside the workers: probes, its own log."""
+
+    async def prepare(self, config: schema.Config) -> None:
+        """Open what the config needs here. Raises ConfigError."""
+        ...
+
+    def apply(self, config: schema.Config, old: schema.Config | None) -> None:
+        """The generation serves: follow it."""
+        ...
+
+    def abandon(self) -> None:
+        """Close what was opened."""
+        ...
+
+
+class Sockets(Protocol):
+    """Opens and releases listening sockets; `net/bound.py`."""
+
+    def bind(self, text: str, backlog: int) -> socket.socket:
+        """Raises OSError."""
+        ...
+
+    def release(self, text: str, sock: socket.socket) -> None:
+        """Never raises."""
         ...
 
 
@@ -72,19 +116,24 @@ class Reloader:
         self,
         *,
         load: Callable[[], Loaded],
-        bind: Callable[[str, int], socket.socket],
+        binder: Sockets,
         publisher: Publisher,
-        applied: Callable[[schema.Config, schema.Config | None], None],
+        beside: Beside,
         tell: Callable[[str, str, str, Mapping[str, str | int | float]], None],
     ) -> None:
         self._load = load
-        self._bind = bind
+        self._binder = binder
         self._publisher = publisher
-        self._applied = applied
-        """Told (new, old) once a generation serves: probes, logs and whatever else lives beside the workers."""
+        self._beside = beside
         self._tell = tell
         self._lock = trio.Lock()
         self._next: _Run | None = None
+        self._scope = trio.CancelScope()
+        """The attempt under way."""
+        self._stopping = False
+        self._number = 0
+        self._first: schema.Config | None = None
+        """What the process was started with."""
         self.config: schema.Config | None = None
         self.warnings: tuple[str, ...] = ()
         self.generation = 0
@@ -92,114 +141,173 @@ class Reloader:
         self.last: ReloadResult | None = None
         self.counts = {"ok": 0, "failed": 0, "noop": 0}
 
+    # -- what it is asked -------------------------------------------------------------------------------------------
+
     async def reload(self) -> ReloadResult:
-        """Read the file and make it serve. Never raises for what the file says; cancellation abandons the new generation."""
+        """Read the file and make it serve. Never raises for what the file says, nor for a bug; cancellation abandons
+        the new generation, unless every worker holds it already."""
         run = self._next
         if run is None:
             run = self._next = _Run()
         # Whoever comes while this run waits for the lock joins it; whoever comes after it has begun gets the next.
         async with self._lock:
             if run.result is None:
-                self._next = None
-                run.result = await self._reload()
+                if self._next is run:
+                    self._next = None
+                run.result = self._told(await self._guarded(self._load_and_attempt))
         return run.result
 
     async def start(self, loaded: Loaded) -> ReloadResult:
         """The first generation, from a config that is already loaded."""
-        async with self._lock:
+        self._first = loaded.config
+
+        async def attempt() -> ReloadResult:
             return await self._attempt(loaded)
 
-    async def _reload(self) -> ReloadResult:
+        async with self._lock:
+            return await self._guarded(attempt)
+
+    async def stop(self) -> None:
+        """Reload no more: an attempt under way fails, unless it is past its last step; returns when it has ended."""
+        self._stopping = True
+        self._scope.cancel()
+        async with self._lock:
+            return
+
+    def close(self) -> None:
+        """Close every listening socket."""
+        while self.sockets:
+            self._binder.release(*self.sockets.popitem())
+
+    @property
+    def restart(self) -> tuple[str, ...]:
+        """Settings that differ from those that the process was started with, and that it reads but once."""
+        if self._first is None or self.config is None:
+            return ()
+        return diff(self._first, self.config).restart
+
+    # -- one attempt ------------------------------------------------------------------------------------------------
+
+    async def _guarded(self, attempt: Callable[[], Awaitable[ReloadResult]]) -> ReloadResult:
+        """`attempt`, which `stop` may end, and in which a bug of ours is a failure like any other."""
+        with trio.CancelScope() as self._scope:
+            if self._stopping:
+                self._scope.cancel()
+            try:
+                return await attempt()
+            except Exception as exc:
+                log.exception("reload failed by a bug")
+                self._tell("bug", "error", f"reload: {exc!r}", {})
+                return self._failed([f"a bug in the gateway: {exc!r}; the log has its trace"])
+        return self._failed([STOPPING])
+
+    async def _load_and_attempt(self) -> ReloadResult:
         try:
-            loaded = await trio.to_thread.run_sync(self._load)
+            loaded = await trio.to_thread.run_sync(self._load, abandon_on_cancel=True)
         except ConfigError as exc:
-            return self._told(self._failed([str(problem) for problem in exc.problems]))
-        return self._told(await self._attempt(loaded))
+            return self._failed([str(problem) for problem in exc.problems])
+        return await self._attempt(loaded)
 
     async def _attempt(self, loaded: Loaded) -> ReloadResult:
         began = trio.current_time()
         warnings = tuple(str(warning) for warning in loaded.warnings)
         changes = diff(self.config, loaded.config) if self.config is not None else None
         if changes is not None and changes.empty:
-            return ReloadResult(ok=True, changed=False, generation=self.generation, warnings=warnings)
-        fresh, problems = self._bind_new(loaded.config)
-        if not problems:
-            problems = await self._publish(loaded.config, fresh)
-        if problems:
-            for sock in fresh.values():
-                sock.close()
-            return self._failed(problems)
+            self.warnings = warnings
+            return self._done(ReloadResult(ok=True, changed=False, generation=self.generation, warnings=warnings))
+        fresh: dict[str, socket.socket] = {}
+        settled = False
+        try:
+            problems = self._bind_new(loaded, fresh) or await self._publish(loaded.config, fresh)
+            if problems:
+                return self._failed(problems)
+            settled = True
+        finally:
+            if not settled:
+                for text, sock in fresh.items():
+                    self._binder.release(text, sock)
         self._settle(loaded.config, fresh)
         self.warnings = warnings
-        return ReloadResult(
-            ok=True,
-            changed=True,
-            generation=self.generation,
-            warnings=warnings,
-            changes=tuple(changes.describe()) if changes is not None else (),
-            seconds=trio.current_time() - began,
+        return self._done(
+            ReloadResult(
+                ok=True,
+                changed=True,
+                generation=self.generation,
+                warnings=warnings,
+                changes=tuple(changes.describe()) if changes is not None else (),
+                seconds=trio.current_time() - began,
+            )
         )
 
-    def _bind_new(self, config: schema.Config) -> tuple[dict[str, socket.socket], list[str]]:
-        """Bind every address that is not bound yet; all the problems at once."""
-        fresh: dict[str, socket.socket] = {}
+    def _bind_new(self, loaded: Loaded, fresh: dict[str, socket.socket]) -> list[str]:
+        """Bind every address that is not bound yet, into `fresh`; all the problems at once."""
         problems: list[str] = []
-        for name, listener in config.listeners.items():
+        for name, listener in loaded.config.listeners.items():
             for index, text in enumerate(listener.bind):
                 if text in self.sockets or text in fresh:
                     continue
                 try:
-                    fresh[text] = self._bind(text, listener.backlog)
+                    fresh[text] = self._binder.bind(text, listener.backlog)
                 except OSError as exc:
-                    problems.append(f"listeners.{name}.bind[{index}]: {_bind_problem(text, exc)}")
-        return fresh, problems
+                    file, line = loaded.sources.where(("listeners", name, "bind", index))
+                    path = f"listeners.{name}.bind[{index}]"
+                    problems.append(str(Problem(file=file, line=line, path=path, text=bind_problem(text, exc))))
+        return problems
 
     async def _publish(self, config: schema.Config, fresh: Mapping[str, socket.socket]) -> list[str]:
-        """Both steps, over every worker."""
+        """Both steps, here and over every worker."""
         wanted = {text: fresh.get(text) or self.sockets[text] for one in config.listeners.values() for text in one.bind}
+        self._number += 1
+        committed = False
         try:
-            problems = await self._publisher.prepare(self.generation + 1, config, wanted)
-        except BaseException:
-            with trio.move_on_after(1, shield=True):
-                await self._publisher.abandon()
-            for sock in fresh.values():
-                sock.close()
-            raise
-        if problems:
-            await self._publisher.abandon()
-            return problems
-        # From here on there is no way back, and no cancellation may leave half of the workers behind.
-        with trio.move_on_after(60, shield=True):
-            await self._publisher.commit()
+            await self._beside.prepare(config)
+            problems = await self._publisher.prepare(self._number, config, wanted)
+            if problems:
+                return problems
+            # From here on there is no way back, and no cancellation may leave half of the workers behind.
+            committed = True
+            with trio.move_on_after(COMMIT_WITHIN, shield=True):
+                await self._publisher.commit()
+        except ConfigError as exc:
+            return [str(problem) for problem in exc.problems]
+        finally:
+            if not committed:
+                self._publisher.abandon()
+                self._beside.abandon()
         return []
 
     def _settle(self, config: schema.Config, fresh: Mapping[str, socket.socket]) -> None:
         """The new generation serves: take it over, close what it no longer listens on."""
         old, self.config = self.config, config
-        self.generation += 1
+        self.generation = self._number
         self.sockets.update(fresh)
         in_use = {text for listener in config.listeners.values() for text in listener.bind}
         for text in self.sockets.keys() - in_use:
-            self.sockets.pop(text).close()
-        for listener in config.listeners.values():
-            before = next((one for one in old.listeners.values() if one.bind == listener.bind), None) if old else None
-            if before is not None and before.backlog != listener.backlog:
-                for text in listener.bind:
-                    self.sockets[text].listen(listener.backlog)
-        self._applied(config, old)
+            self._binder.release(text, self.sockets.pop(text))
+        backlogs = _backlogs(old) if old is not None else {}
+        for text, backlog in _backlogs(config).items():
+            if backlogs.get(text, backlog) != backlog:
+                self.sockets[text].listen(backlog)
+        self._beside.apply(config, old)
+
+    # -- the truth about it -----------------------------------------------------------------------------------------
 
     def _failed(self, problems: list[str]) -> ReloadResult:
-        return ReloadResult(ok=False, changed=False, generation=self.generation, problems=tuple(problems))
+        result = ReloadResult(ok=False, changed=False, generation=self.generation, problems=tuple(problems))
+        return self._done(result)
+
+    def _done(self, result: ReloadResult) -> ReloadResult:
+        return attrs.evolve(result, at=trio.current_time(), restart=self.restart if result.ok else ())
 
     def _told(self, result: ReloadResult) -> ReloadResult:
         """Remember it, and tell it as an event."""
         self.last = result
         word = "failed" if not result.ok else "ok" if result.changed else "noop"
         self.counts[word] += 1
-        self._tell(
-            *(f"reload_{word}", "info" if result.ok else "error", result.summary),
-            {"generation": result.generation, "problems": "\n".join(result.problems), "changes": "\n".join(result.changes)},
-        )
+        facts: dict[str, str | int | float] = {"generation": result.generation, "seconds": round(result.seconds, 3)}
+        facts |= {"problems": "\n".join(result.problems)} if result.problems else {}
+        facts |= {"changes": "\n".join(result.changes)} if result.changes else {}
+        self._tell(f"reload_{word}", "info" if result.ok else "error", result.summary, facts)
         return result
 
 
@@ -210,9 +318,13 @@ class _Run:
     result: ReloadResult | None = None
 
 
-def _bind_problem(text: str, exc: OSError) -> str:
+def _backlogs(config: schema.Config) -> dict[str, int]:
+    """Bind text -> backlog, of the sockets that are ours; that of an inherited one is systemd's to say."""
+    binds = ((text, one.backlog) for one in config.listeners.values() for text in one.bind)
+    return {text: backlog for text, backlog in binds if not text.startswith("fd:")}
+
+
+def bind_problem(text: str, exc: OSError) -> str:
     """Why an address cannot be bound (`net/listen.py` says it in words), and the cure."""
-    cure = "; `ss -ltnp` names who has it" if exc.errno == errno.EADDRINUSE else ""
+    cure = "; `ss -ltnp` names who has it" if exc.errno == errno.EADDRINUSE and not text.startswith("unix:") else ""
     return f"{exc.strerror or f'cannot listen on {text}: {exc}'}{cure}"
-
-

@@ -31,6 +31,12 @@ class FileLimits:
     hard: int
     """What only root may raise."""
 
+    @classmethod
+    def now(cls) -> FileLimits:
+        """As they are, unchanged."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return cls(soft, soft, hard)
+
     def __str__(self) -> str:
         raised = f", raised from {self.before}" if self.soft != self.before else ""
         return f"{self.soft} file descriptors{raised}"

@@ -1,22 +1,22 @@
 """The supervisor: one process that owns sockets, config, workers, probes and the admin API, and never touches a user's byte.
 
-`run_gateway` is what `tcpgate run` calls. It is ready only when it would serve: addresses bound, every worker on the first
-generation, and the first round of health checks done or its deadline passed.
+It is ready only when it would serve: addresses bound, every worker on the first generation, and the first round of health
+checks done or its deadline passed. `process/boot.py` starts it.
 
-Tasks (owner: the root nursery here): one keeper per worker (`fleet`), the probes' nursery, the admin server, signals, systemd's watchdog,
-the event log's writer. A second signal to stop cancels the root.
+Tasks (owner: the root nursery here): one keeper per worker (`fleet`), the probes' nursery, the admin server, signals, systemd's
+watchdog, the event log's writer, a task per reload asked for. None of them may end the gateway by a bug: a loop that fails is told,
+counted and begun again. A second signal to stop cancels the root.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import random
-import secrets
 import signal
-import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,68 +29,82 @@ from tcpgate.control.admin import AdminServer
 from tcpgate.control.api import Api
 from tcpgate.control.health import HealthBoard
 from tcpgate.control.probe import probe_once
-from tcpgate.control.reload import Reloader, ReloadResult
-from tcpgate.net import listen
+from tcpgate.control.reload import Reloader, ReloadResult, bind_problem
+from tcpgate.errors import Problem
+from tcpgate.net.bound import Binder
 from tcpgate.process import limits, systemd
-from tcpgate.process.fleet import BEAT, Fleet, Generation
-from tcpgate.process.logs import LineSink
+from tcpgate.process.fleet import BEAT, Fleet
+from tcpgate.process.log_ahead import LogAhead
+from tcpgate.process.logs import LineSink, configure_diagnostics
+from tcpgate.process.publish import Publisher
 from tcpgate.process.signals import signals_forever
 from tcpgate.state import messages
 from tcpgate.stats.journal import Journal
-from tcpgate.stats.page import Layout, SharedPage, size_of
+from tcpgate.stats.page import WORKER_FIELDS, Layout, SharedPage
 
-EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 78
-"""78 is EX_CONFIG of sysexits.h; the shipped unit does not restart on it."""
+EXIT_OK, EXIT_FAILED = 0, 1
+LOG_DROPPED = WORKER_FIELDS.index("log_dropped")
+CONNECTIONS = WORKER_FIELDS.index("connections")
+AFTER_BUG = 1.0
+"""Pause (seconds) before a loop that ran into a bug of ours begins again."""
+WORKERS_GOODBYE = 3.0
+"""Seconds beyond the drain for workers to write their last lines and leave."""
 
 Facts = Mapping[str, str | int | float]
+log = logging.getLogger("tcpgate.process.supervisor")
 
 
 class Supervisor:
-    """The gateway's one parent process."""
+    """The gateway's one parent process. Raises ConfigError if the event log that the config names cannot be opened."""
 
-    def __init__(self, path: Path, environ: MutableMapping[str, str], loaded: load.Loaded) -> None:
+    def __init__(
+        self,
+        path: Path,
+        environ: MutableMapping[str, str],
+        loaded: load.Loaded,
+        *,
+        shared: SharedPage,
+        binder: Binder,
+        reread: Callable[[], load.Loaded],
+    ) -> None:
         self.path = path
-        self.environ = environ
         self.loaded = loaded
+        self.shared = shared
+        self.binder = binder
         self.watchdog_interval = systemd.watchdog_interval(environ, os.getpid())
         self.notifier = systemd.Notifier.from_environ(environ)
-        self.inherited = _inherited_sockets(environ)
         self.layout = Layout()
-        self.shared = _make_page()
-        self.sink = LineSink(on_drop=lambda lines: None, tell=self.tell)
-        self.sink.configure(loaded.config.log, events=True)
         self.journal = Journal()
-        self.journal.subscribe(self.sink.append_event)
+        self.target = LogAhead("log.events")
+        self.sink = LineSink(on_drop=self._dropped, tell=self.tell, opener=self.target.take)
         self.fleet = Fleet(
-            shared=self.shared,
+            shared=shared,
             tell=self.tell,
-            observe=self.observe,
+            observe=self._observe,
             statuses=lambda: tuple(self.board.statuses()),
             blocks=lambda: self.layout.blocks,
             rest=lambda: self.config.gateway.worker_silence,
         )
         self.board = HealthBoard(
-            publish=self._publish_statuses, tell=self.tell, ask=functools.partial(probe_once, kinds=kinds.PROBES), rng=random.Random()
-        )
-        self.reloader = Reloader(
-            load=self._load,
-            bind=lambda text, backlog: listen.bind(text, backlog=backlog, inherited=self.inherited),
-            publisher=Publisher(self.fleet, self.layout),
-            applied=self._applied,
+            publish=lambda changed: self.fleet.publish(tuple(changed)),
             tell=self.tell,
+            ask=functools.partial(probe_once, kinds=kinds.PROBES),
+            rng=random.Random(),
         )
-        self.changes, self._changes = trio.open_memory_channel[tuple[messages.EndpointStatus, ...]](1000)
+        publisher = Publisher(self.fleet, self.layout)
+        self.reloader = Reloader(load=reread, binder=binder, publisher=publisher, beside=self, tell=self.tell)
         self.ready = False
         self.stopping = False
         self.over = trio.Event()
         """Set: leave now, with `exit_code`."""
         self.exit_code = EXIT_OK
-        self.started = time.time()
-
-    @property
-    def generation(self) -> int:
-        """The one that serves; 0 before the first."""
-        return self.reloader.generation if hasattr(self, "reloader") else 0
+        self.problems: list[str] = []
+        """Why it could not start, a line each."""
+        self.bugs = 0
+        """Tasks that failed by a bug, and went on."""
+        self._reloads = 0
+        self._configure_logs(loaded.config.log)
+        self.journal.subscribe(self.sink.append_event)
 
     @property
     def config(self) -> schema.Config:
@@ -103,97 +117,132 @@ class Supervisor:
         """Serve until told to stop; the exit code."""
         async with trio.open_nursery() as root, trio.open_nursery() as probes:
             self.root, self.probes = root, probes
-            root.start_soon(self.sink.write_forever)
-            root.start_soon(self._send_statuses_forever)
-            self.tell("started", "info", f"tcpgate {version('tcpgate')} starts with {self.path}", {"pid": os.getpid()})
-            if await self._start():
-                root.start_soon(signals_forever, self._signals())
-                root.start_soon(self._watchdog_forever)
-                await self._become_ready()
-                await self.over.wait()
+            self.began = trio.current_time()
+            root.start_soon(self._keep, "event log", self.sink.write_forever)
+            # Before anything is started: a signal that comes now must end this process in order, or wait its turn.
+            await root.start(signals_forever, self._signals())
+            root.start_soon(self._serve)
+            await self.over.wait()
+            self.reloader.close()
             await self.sink.drain()
             root.cancel_scope.cancel()
         return self.exit_code
 
-    async def _start(self) -> bool:
-        """Bind everything and publish the first generation; False, told and with an exit code, if that cannot be."""
-        problems: Sequence[str] = ()
+    async def _serve(self) -> None:
+        """Start, and become ready; or leave, having said why not."""
+        facts: Facts = {"pid": os.getpid(), "open_files": limits.FileLimits.now().soft}
+        self.tell("started", "info", f"tcpgate {version('tcpgate')} starts with {self.path}", facts)
         try:
-            await self.root.start(AdminServer(self.config.admin, self._api()).serve)
+            self.problems = await self._start() or await self._become_ready()
+        except Exception as exc:
+            self._bug("start", exc)
+            self.problems = [f"a bug in the gateway: {exc!r}"]
+        if self.problems and not self.stopping:
+            for problem in self.problems:
+                self.tell("start_failed", "error", problem, {})
+            self.exit_code = EXIT_FAILED
+            self.fleet.stopping = True
+            self.over.set()
+
+    async def _start(self) -> list[str]:
+        """Bind everything and publish the first generation; what is in the way."""
+        self._make_state_dir()
+        admin = AdminServer(self.config.admin, self._api(), self.binder)
+        try:
+            await self.root.start(admin.serve)
         except OSError as exc:
-            problems = [f"admin.bind: {exc.strerror or exc}"]
-        if not problems:
-            result = await self.reloader.start(self.loaded)
-            problems = result.problems
-        for problem in problems:
-            self.tell("start_failed", "error", problem, {})
-        self.exit_code = EXIT_FAILED if problems else EXIT_OK
-        return not problems
+            return [self._problem(("admin", "bind"), "admin.bind", bind_problem(self.config.admin.bind, exc))]
+        return list((await self.reloader.start(self.loaded)).problems)
 
-    def _signals(self) -> Mapping[signal.Signals, Callable[[], None]]:
-        return {
-            signal.SIGHUP: lambda: self.root.start_soon(self.reload),
-            signal.SIGTERM: self._asked_to_stop,
-            signal.SIGINT: self._asked_to_stop,
-            signal.SIGUSR1: lambda: self.root.start_soon(self._reopen_logs),
-        }
+    def _make_state_dir(self) -> None:
+        """Make it if it is missing, for this user alone. Without it the gateway serves, and remembers less."""
+        folder = Path(self.config.gateway.state_dir)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as exc:
+            text = f"{folder} cannot be made: {exc.strerror}; what should outlive a restart is lost"
+            path = ("gateway", "state_dir")
+            self.tell("config_warning", "warning", self._problem(path, "gateway.state_dir", text), {})
 
-    async def _become_ready(self) -> None:
-        """Wait until the gateway would serve, then say so."""
+    async def _become_ready(self) -> list[str]:
+        """Wait until the gateway would serve, then say so; or what makes that hopeless."""
         self.notifier.status("starting workers")
-        await self.fleet.wait_serving()
+        failure = await self.fleet.wait_serving()
+        if failure:
+            return [failure]
+        self.root.start_soon(self._keep, "watchdog", self._watchdog_forever)
         self.notifier.status("waiting for the first health checks")
         with trio.move_on_after(self.config.gateway.health_deadline):
             await self.board.wait_first_round()
+        if self.stopping:
+            return []
         self.ready = True
         for warning in self.reloader.warnings:
             self.tell("config_warning", "warning", warning, {})
         self.tell("ready", "info", f"ready: {self.summary()}", {"generation": self.reloader.generation})
         self.notifier.ready(self.summary())
+        return []
 
     def summary(self) -> str:
         """One line for systemd and for people."""
         states = [status.state for status in self.board.statuses()]
-        up = sum(state in ("healthy", "degraded") for state in states)
+        up = sum(state.takes_traffic for state in states)
+        count, workers = len(self.config.listeners), self.fleet.wanted
         return (
-            f"generation {self.reloader.generation}, {len(self.config.listeners)} listeners, {self.fleet.wanted} workers, "
-            f"{up} of {len(states)} endpoints up"
+            f"generation {self.reloader.generation}, {count} listener{'s' if count != 1 else ''}, "
+            f"{workers} worker{'s' if workers != 1 else ''}, {up} of {len(states)} endpoints up"
         )
+
+    def _signals(self) -> Mapping[signal.Signals, Callable[[], None]]:
+        return {
+            signal.SIGHUP: self.reload_soon,
+            signal.SIGTERM: self._asked_to_stop,
+            signal.SIGINT: self._asked_to_stop,
+            signal.SIGUSR1: self._reopen_logs,
+        }
 
     # -- reload -----------------------------------------------------------------------------------------------------
 
     async def reload(self) -> ReloadResult:
-        """SIGHUP and the API: systemd hears that it began, and how it ended."""
-        self.notifier.reloading()
-        result = await self.reloader.reload()
-        self.notifier.ready(self.summary() if result.ok else result.summary)
+        """SIGHUP and the API: systemd hears that it began, and how the last of those under way ended."""
+        self._reloads += 1
+        try:
+            # Before the first READY, or after STOPPING, systemd waits for something else.
+            if self.ready:
+                self.notifier.reloading()
+            result = await self.reloader.reload()
+        finally:
+            self._reloads -= 1
+        if self.ready and not self._reloads:
+            self.notifier.ready(self.summary() if result.ok and not result.restart else result.summary)
         return result
 
-    def _load(self) -> load.Loaded:
-        return load_config(self.path, self.environ)
+    def reload_soon(self) -> None:
+        """The same, without waiting for it."""
+        self.root.start_soon(self.reload)
 
-    def _applied(self, config: schema.Config, old: schema.Config | None) -> None:
+    async def prepare(self, config: schema.Config) -> None:
+        """A reload asks whether this process could follow. Raises ConfigError."""
+        await trio.to_thread.run_sync(self.target.open, config.log.events)
+
+    def abandon(self) -> None:
+        """It was for nothing."""
+        self.target.drop()
+
+    def apply(self, config: schema.Config, old: schema.Config | None) -> None:
         """A generation serves: bring what lives in this process to it."""
         self.board.apply(config.upstreams, self.probes)
-        self.sink.configure(config.log, events=True)
-        wanted = limits.workers(config.gateway.workers)
-        for index in range(wanted + 1, self.fleet.wanted + 1):
-            self.root.start_soon(self.fleet.send, index, messages.Drain(seconds=config.gateway.drain))
-        self.fleet.grow(wanted, self.root)
+        self._configure_logs(config.log)
+        self.fleet.resize(limits.workers(config.gateway.workers), config.gateway.drain, self.root)
 
-    # -- health -----------------------------------------------------------------------------------------------------
+    def _configure_logs(self, spec: schema.Log) -> None:
+        self.sink.configure(attrs.evolve(spec, access=spec.events))
+        configure_diagnostics(spec.level, self.sink.append)
 
-    def observe(self, seen: messages.Observed) -> None:
-        """A worker's word on live traffic."""
-        self.board.observe(seen)
-
-    def _publish_statuses(self, changed: Sequence[messages.EndpointStatus]) -> None:
-        if changed:
-            self.changes.send_nowait(tuple(changed))
-
-    async def _send_statuses_forever(self) -> None:
-        async for changed in self._changes:
-            await self.fleet.broadcast(messages.Statuses(changed=changed))
+    def _reopen_logs(self) -> None:
+        self.sink.reopen()
+        self.fleet.broadcast(messages.ReopenLogs())
+        self.tell("log_reopened", "info", "log files are opened anew", {})
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -209,44 +258,87 @@ class Supervisor:
     async def _stop(self) -> None:
         """Readiness off, lame-duck wait, drain, leave."""
         gateway = self.config.gateway
-        self.ready = False
+        was_ready, self.ready = self.ready, False
         self.notifier.stopping()
-        self.tell("draining", "info", f"stopping: open work has {gateway.drain:g} s", {"drain": gateway.drain})
-        await trio.sleep(gateway.lame_duck)
-        self.fleet.stopping = True
-        await self.fleet.broadcast(messages.Drain(seconds=gateway.drain))
-        for sock in self.reloader.sockets.values():
-            sock.close()
-        with trio.move_on_after(gateway.drain + 2):
-            await self.fleet.wait_gone()
-        left = len(self.fleet.workers)
-        self.tell("stopped", "info" if not left else "warning", f"stopped; {left} workers had to be cut", {"cut": left})
-        self.over.set()
+        try:
+            self.tell("draining", "info", f"stopping: open work has {gateway.drain:g} s", {"drain": gateway.drain})
+            with trio.move_on_after(gateway.lame_duck if was_ready else 0):
+                await trio.sleep_forever()
+            # A generation that is half way through would make workers listen again.
+            with trio.move_on_after(WORKERS_GOODBYE):
+                await self.reloader.stop()
+            self.reloader.close()
+            self.fleet.see_off(gateway.drain)
+            await self._wait_drained(trio.current_time() + gateway.drain + WORKERS_GOODBYE)
+            left = len(self.fleet.workers)
+            text = f"stopped; {left} workers had to be cut" if left else "stopped"
+            self.tell("stopped", "warning" if left else "info", text, {"cut": left})
+        except Exception as exc:
+            self._bug("stop", exc)
+        finally:
+            self.over.set()
 
-    async def _reopen_logs(self) -> None:
-        self.sink.reopen()
-        await self.fleet.broadcast(messages.ReopenLogs())
+    async def _wait_drained(self, deadline: float) -> None:
+        """Until no worker is left, or it is too late; meanwhile systemd hears how it goes."""
+        with trio.move_on_at(deadline):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._tell_drain_forever, deadline)
+                await self.fleet.wait_gone()
+                nursery.cancel_scope.cancel()
+
+    async def _tell_drain_forever(self, deadline: float) -> None:
+        while True:
+            open_now = self.shared.total(CONNECTIONS, self.fleet.most)
+            left = max(0.0, deadline - WORKERS_GOODBYE - trio.current_time())
+            self.notifier.status(f"draining: {open_now} connections open, {left:.0f} s left for them")
+            await trio.sleep(1)
 
     # -- what systemd and people see --------------------------------------------------------------------------------
 
     async def _watchdog_forever(self) -> None:
         """Ping systemd while a worker really turns; a gateway that no longer serves lets itself be restarted."""
-        if self.watchdog_interval is None:
-            return
-        while True:
+        while self.watchdog_interval is not None:
             now = time.monotonic_ns() // 1_000_000
             beats = [now - self.shared.pages[index][BEAT] for index in self.fleet.workers]
-            if any(silent < self.config.gateway.worker_silence * 1000 for silent in beats):
+            # In a drain the last worker's end is the gateway's own, a moment later.
+            if self.stopping or any(silent < self.config.gateway.worker_silence * 1000 for silent in beats):
                 self.notifier.watchdog()
             await trio.sleep(self.watchdog_interval)
 
     def tell(self, kind: str, level: str, text: str, facts: Facts) -> None:
         """Into the journal: the event log, the API, and whoever else listens."""
-        self.journal.tell(kind, level, text, facts, ts=time.time(), generation=self.generation)
+        reloader: Reloader | None = getattr(self, "reloader", None)  # a sink may speak before there is one
+        generation = reloader.generation if reloader is not None else 0
+        self.journal.tell(kind, level, text, facts, ts=time.time(), generation=generation)
+
+    def _observe(self, seen: messages.Observed) -> None:
+        self.board.observe(seen)
+
+    def _dropped(self, lines: int) -> None:
+        self.shared.pages[0][LOG_DROPPED] += lines
+
+    def _problem(self, at: tuple[str, ...], path: str, text: str) -> str:
+        file, line = self.loaded.sources.where(at)
+        return str(Problem(file=file, line=line, path=path, text=text))
+
+    async def _keep(self, name: str, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run `loop`, and begin it again after a bug in it."""
+        while True:
+            try:
+                return await loop()
+            except Exception as exc:
+                self._bug(name, exc)
+                await trio.sleep(AFTER_BUG)
+
+    def _bug(self, name: str, exc: Exception) -> None:
+        self.bugs += 1
+        log.error("task failed: name=%s", name, exc_info=exc)
+        self.tell("bug", "error", f"{name}: {exc!r}", {"task": name})
 
     def _api(self) -> Api:
         return Api(
             reload=self.reload,
+            reload_soon=self.reload_soon,
             reloader=self.reloader,
             board=self.board,
             journal=self.journal,
@@ -254,102 +346,11 @@ class Supervisor:
             shared=self.shared,
             layout=self.layout,
             workers=lambda: {index: worker.process.pid for index, worker in self.fleet.workers.items()},
-            processes=lambda: self.fleet.wanted,
+            wanted=lambda: self.fleet.wanted,
+            processes=lambda: self.fleet.most,
+            deaths=lambda: self.fleet.deaths,
+            bugs=lambda: self.bugs,
             is_ready=lambda: self.ready,
             is_stopping=lambda: self.stopping,
-            started=self.started,
+            uptime=lambda: trio.current_time() - self.began,
         )
-
-
-@attrs.define(eq=False)
-class Publisher:
-    """Fits the fleet to what a reload needs: makes the message, and reserves the counters that it names."""
-
-    fleet: Fleet
-    layout: Layout
-    name: str = attrs.field(factory=lambda: f"tcpgate-{secrets.token_hex(4)}")
-    held: Generation | None = None
-
-    async def prepare(self, number: int, config: schema.Config, sockets: Mapping[str, socket.socket]) -> list[str]:
-        """Let every worker build it; what is wrong, or nothing."""
-        try:
-            self._reserve(config)
-        except MemoryError as exc:
-            return [str(exc)]
-        prepare = messages.Prepare(
-            generation=number,
-            config=config,
-            sockets=(),
-            slots=dict(self.layout.blocks),
-            statuses=(),
-            name=self.name,
-            workers=limits.workers(config.gateway.workers),
-        )
-        self.held = Generation(number=number, prepare=prepare, sockets=dict(sockets))
-        return await self.fleet.prepare(self.held)
-
-    async def commit(self) -> None:
-        """Swap to it everywhere."""
-        held, self.held = self.held, None
-        if held is not None:
-            await self.fleet.commit(held)
-
-    async def abandon(self) -> None:
-        """Forget it everywhere."""
-        held, self.held = self.held, None
-        if held is not None:
-            await self.fleet.abandon(held)
-
-    def _reserve(self, config: schema.Config) -> None:
-        for name in config.listeners:
-            self.layout.reserve("listener", name)
-        for name in config.routes:
-            self.layout.reserve("route", name)
-        for name, upstream in config.upstreams.items():
-            for endpoint in upstream.endpoints:
-                self.layout.reserve("endpoint", f"{name}/{endpoint.address}")
-
-
-def _inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
-    """Listening sockets that systemd passed, by name. Of several with one name the first: `bind = "fd:NAME"` means one."""
-    passed = systemd.listen_fds(environ, os.getpid())
-    return {name: socket.socket(fileno=fds[0]) for name, fds in passed.items()}
-
-
-def _make_page() -> SharedPage:
-    fd = os.memfd_create("tcpgate", os.MFD_CLOEXEC)
-    os.ftruncate(fd, size_of())
-    return SharedPage(fd)
-
-
-def load_config(path: Path, environ: Mapping[str, str]) -> load.Loaded:
-    """The file, its includes, its secrets, checked; ConfigError with every problem."""
-    return load.load(path, environ=environ, credentials=systemd.credentials_directory(environ))
-
-
-def run_gateway(
-    path: Path, environ: MutableMapping[str, str], beside: Callable[[trio.Nursery], Awaitable[None]] | None = None
-) -> int:
-    """Load, serve, and return the exit code; ConfigError if the config cannot serve.
-
-    `beside` starts what lives and ends with the gateway (the demo's origins); it returns when that is ready.
-    """
-    loaded = load_config(path, environ)
-    limits.raise_open_files()
-
-    async def serve() -> int:
-        code, problem = EXIT_FAILED, None
-        async with trio.open_nursery() as nursery:
-            try:
-                if beside is not None:
-                    await beside(nursery)
-            except OSError as exc:
-                problem = exc  # raised outside of the nursery, which would wrap it in a group
-            else:
-                code = await Supervisor(path, environ, loaded).run()
-            nursery.cancel_scope.cancel()
-        if problem is not None:
-            raise problem
-        return code
-
-    return trio.run(serve)

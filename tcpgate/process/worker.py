@@ -3,7 +3,8 @@
 Started by `process/fleet.py` with its index, one end of the link and the shared page. It serves nothing until its first generation is
 committed. When the supervisor is gone it goes on with its last generation until a signal ends it.
 
-Tasks (owner: this file's root nursery): the link's reader, the beat, the sweep, the log writers, one `ListenerServer` per listener.
+Tasks (owner: this file's root nursery): the link's reader, the beat, the sweep, the log writers, at most one build, one
+`ListenerServer` per listener. A generation is built in a thread, so that a drain is heard while a build is slow or stuck.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import faulthandler
 import functools
 import gc
-import os
+import logging
 import random
 import signal
 import socket
@@ -24,11 +25,13 @@ import trio
 
 from tcpgate import kinds
 from tcpgate.config import schema
+from tcpgate.errors import ConfigError
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.spread import Spread
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
-from tcpgate.process.logs import LineSink
+from tcpgate.process.log_ahead import LogAhead
+from tcpgate.process.logs import LineSink, configure_diagnostics
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.serve import ListenerServer
 from tcpgate.state import messages
@@ -44,16 +47,29 @@ BEAT_EVERY = 0.25
 """Seconds between beats; also the resolution in which a hung loop is seen."""
 SWEEP_EVERY = 1.0
 """Seconds between looks at idle upstream connections and retired endpoints."""
+TIDY_AFTER = 30.0
+"""Seconds without a reload after which the collector looks at what reloads have left (`_tidy`)."""
+
+log = logging.getLogger("tcpgate.process.worker")
 
 
 @attrs.define(eq=False)
 class Held:
-    """A prepared generation, waiting for its commit."""
+    """A generation that is being built, or is built and waits for its commit."""
 
     prepare: messages.Prepare
-    snapshot: Snapshot
     sockets: dict[str, socket.socket]
     statuses: dict[tuple[str, str], messages.EndpointStatus]
+    """As the message had them, and what has been heard since."""
+    build: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    snapshot: Snapshot | None = None
+    """None: not built yet."""
+
+    def drop(self) -> None:
+        """It is not wanted any more."""
+        self.build.cancel()
+        for sock in self.sockets.values():
+            sock.close()
 
 
 class Worker:
@@ -64,13 +80,17 @@ class Worker:
         self.link = link
         self.shared = shared
         self.page = shared.pages[index]
-        self.rng = random.Random()  # noqa: S311
-        self.sink = LineSink(on_drop=self._dropped)
+        self.rng = random.Random()
+        self.targets = LogAhead("log.access"), LogAhead("log.events")
+        self.sink = LineSink(on_drop=self._dropped, tell=self._tell, opener=self.targets[0].take)
+        self.diagnostics = LineSink(on_drop=self._dropped, opener=self.targets[1].take)
+        """Where this process's own troubles go: with the events, not among the access lines."""
         self.plane: Plane | None = None
         self.listeners: dict[str, ListenerServer] = {}
         self.sockets: dict[str, socket.socket] = {}
         self.held: Held | None = None
         self.leaving = False
+        self.tidy_at = float("inf")
 
     async def run(self) -> None:
         """Serve until told to leave."""
@@ -79,25 +99,39 @@ class Worker:
             root.start_soon(self._beat_forever)
             root.start_soon(self._sweep_forever)
             root.start_soon(self.sink.write_forever)
+            root.start_soon(self.diagnostics.write_forever)
             root.start_soon(self._signals_forever)
             root.start_soon(self.link.send_forever)
             try:
                 while True:
                     message, fds = await self.link.receive()
-                    await self._obey(message, fds)
-            except LinkClosed:
-                if self.plane is None:
-                    root.cancel_scope.cancel()  # never served: nothing to go on with
+                    self._obey(message, fds)
+            except LinkClosed as exc:
+                self._alone(exc)
                 await trio.sleep_forever()
 
-    async def _obey(self, message: object, fds: list[int]) -> None:
+    def _alone(self, why: LinkClosed) -> None:
+        """The supervisor is gone: go on with what there is, or leave if there is nothing yet."""
+        self._abandon()
+        if self.plane is None:
+            self.root.cancel_scope.cancel()
+        elif not self.leaving:
+            log.error(
+                "worker %d lost its supervisor (%s) and goes on with generation %d; SIGTERM drains it",
+                self.index,
+                why,
+                self.plane.snapshot.generation,
+            )
+
+    def _obey(self, message: object, fds: list[int]) -> None:
         match message:
             case messages.Prepare():
-                await self._prepare(message, fds)
+                self._prepare(message, fds)
             case messages.Commit(generation=number):
-                if self.held is not None and self.held.prepare.generation == number:
-                    self._commit(self.held)
+                held = self.held
+                if held is not None and held.snapshot is not None and held.prepare.generation == number:
                     self.held = None
+                    self._commit(held, held.snapshot)
                     self.link.send_nowait(messages.Committed(generation=number))
             case messages.Abandon():
                 self._abandon()
@@ -111,71 +145,105 @@ class Worker:
             case messages.Stop():
                 self.root.cancel_scope.cancel()
             case messages.ReopenLogs():
-                self.sink.reopen()
+                self._reopen_logs()
 
     # -- generations ------------------------------------------------------------------------------------------------
 
-    async def _prepare(self, message: messages.Prepare, fds: list[int]) -> None:
-        """Build what the message says, in a thread, and hold it. Says so either way."""
+    def _prepare(self, message: messages.Prepare, fds: list[int]) -> None:
+        """Take the sockets, and begin to build."""
         self._abandon()
-        sockets = dict(zip(message.sockets, (socket.socket(fileno=fd) for fd in fds), strict=True))
+        sockets = {bind: socket.socket(fileno=fd) for bind, fd in zip(message.sockets, fds, strict=True)}
         for sock in sockets.values():
             sock.setblocking(False)
+        held = Held(message, sockets, {(status.upstream, status.endpoint): status for status in message.statuses})
+        if self.leaving:
+            held.drop()
+            return
+        self.held = held
+        self.root.start_soon(self._build, held)
+
+    async def _build(self, held: Held) -> None:
+        """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped meanwhile."""
+        message = held.prepare
         make = functools.partial(
             build,
             *(message.config, message.generation, message.slots, kinds.make_filter),
             self.plane.snapshot if self.plane else None,
         )
-        try:
-            snapshot = await trio.to_thread.run_sync(make)
-        except Exception as exc:  # noqa: BLE001  a control loop: whatever is wrong goes back as the reload's truth
-            for sock in sockets.values():
-                sock.close()
-            self.link.send_nowait(
-                messages.Prepared(generation=message.generation, problem=f"{type(exc).__name__}: {exc}")
-            )
-            return
-        statuses = {(status.upstream, status.endpoint): status for status in message.statuses}
-        self.held = Held(message, snapshot, sockets, statuses)
-        self.link.send_nowait(messages.Prepared(generation=message.generation))
+        problem: str | None = None
+        with held.build:
+            try:
+                for target, name in zip(
+                    self.targets, (message.config.log.access, message.config.log.events), strict=True
+                ):
+                    await trio.to_thread.run_sync(target.open, name)
+                snapshot = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
+            except ConfigError as exc:
+                problem = "; ".join(f"{one.path}: {one.text}" for one in exc.problems)
+            except Exception as exc:  # whatever is wrong goes back as the reload's truth
+                log.exception("cannot build: generation=%d", message.generation)
+                problem = f"{type(exc).__name__}: {exc}"
+            else:
+                held.snapshot = snapshot
+        if self.held is held:
+            if held.snapshot is None:
+                self._abandon()
+            self.link.send_nowait(messages.Prepared(generation=message.generation, problem=problem))
 
     def _abandon(self) -> None:
-        if self.held is not None:
-            for sock in self.held.sockets.values():
-                sock.close()
-            self.held = None
+        held, self.held = self.held, None
+        if held is not None:
+            held.drop()
+            for target in self.targets:
+                target.drop()
 
-    def _commit(self, held: Held) -> None:
+    def _commit(self, held: Held, snapshot: Snapshot) -> None:
         """Swap to what is held. Synchronous, so that no exchange sees half of it."""
         first = self.plane is None
-        plane = self.plane or self._make_plane(held)
-        plane.snapshot = held.snapshot
+        plane = self.plane = self.plane or self._make_plane(held.prepare.name, snapshot, held.prepare.workers)
+        plane.snapshot = snapshot
         plane.runtime.meter.processes = held.prepare.workers
-        upstreams = held.snapshot.config.upstreams
-        retired = plane.runtime.apply(upstreams, held.prepare.slots, held.statuses.values())
-        cut_by = trio.current_time() + held.snapshot.config.gateway.drain
+        config = snapshot.config
+        retired = plane.runtime.apply(config.upstreams, held.prepare.slots, held.statuses.values())
+        cut_by = trio.current_time() + config.gateway.drain
         for endpoint in retired:
             for flow in list(endpoint.flows):
                 flow.cut_by(cut_by)
-        self.sink.configure(held.snapshot.config.log)
+        self._configure_logs(config.log)
         self.sockets.update(held.sockets)
-        self._reconcile(plane, held.snapshot)
-        self.page[GENERATION] = held.snapshot.generation
+        self._reconcile(plane, snapshot)
+        self.page[GENERATION] = snapshot.generation
         if first:
-            self.plane = plane
-            # What has been imported and built lives as long as the process: keep the collector from walking it.
-            gc.collect()
-            gc.freeze()
+            self._tidy()
+        else:
+            self.tidy_at = trio.current_time() + TIDY_AFTER
 
-    def _make_plane(self, held: Held) -> Plane:
+    def _configure_logs(self, spec: schema.Log) -> None:
+        self.sink.configure(spec)
+        self.diagnostics.configure(attrs.evolve(spec, access=spec.events))
+        configure_diagnostics(spec.level, self.diagnostics.append)
+
+    def _tidy(self) -> None:
+        """Look for garbage in what is long-lived, then keep the collector from walking it.
+
+        What was imported and built lives as long as the process, or as its generation: every full collection would
+        walk all of it for nothing. But a generation that was replaced would never be found either, where it hangs
+        together in a circle, so this is done again once reloads have come to rest.
+        """
+        self.tidy_at = float("inf")
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+
+    def _make_plane(self, name: str, snapshot: Snapshot, workers: int) -> Plane:
         runtime = Runtime(
-            meter=Meter(shared=self.shared, page=self.page, processes=held.prepare.workers),
+            meter=Meter(shared=self.shared, page=self.page, processes=workers),
             report=self._report,
             make_balancer=lambda spec: kinds.BALANCERS[spec.balance](spec, self.rng),
             make_spread=lambda spec, make: Spread(spec, make, self.rng),
         )
         return Plane(
-            snapshot=held.snapshot,
+            snapshot=snapshot,
             runtime=runtime,
             page=self.page,
             write=self.sink.append_record,
@@ -184,14 +252,17 @@ class Worker:
             pipes=PipePool(),
             rng=self.rng,
             wall=time.time,
-            name=held.prepare.name.encode("ascii"),
+            name=name.encode("ascii"),
         )
 
     def _reconcile(self, plane: Plane, snapshot: Snapshot) -> None:
         """Start, change and retire listeners until they are what the snapshot says."""
         wanted = snapshot.listeners
+        in_use = {bind for plan in wanted.values() for bind in plan.spec.bind}
+        going = {bind: sock for bind, sock in self.sockets.items() if bind not in in_use}
         for name, server in list(self.listeners.items()):
             plan = wanted.get(name)
+            server.accept_rest(going[bind] for bind in server.plan.spec.bind if bind in going)
             if plan is None or plan.spec.protocol != server.plan.spec.protocol:
                 server.retire(snapshot.config.gateway.drain)
                 del self.listeners[name]
@@ -200,9 +271,8 @@ class Worker:
                 self.listeners[name] = ListenerServer(plane, plan)
                 self.root.start_soon(self.listeners[name].run)
             self.listeners[name].renew(plan, {bind: self.sockets[bind] for bind in plan.spec.bind})
-        in_use = {bind for plan in wanted.values() for bind in plan.spec.bind}
-        for bind in self.sockets.keys() - in_use:
-            sock = self.sockets.pop(bind)
+        for bind, sock in going.items():
+            del self.sockets[bind]
             trio.lowlevel.notify_closing(sock)
             sock.close()
 
@@ -213,23 +283,36 @@ class Worker:
         if self.leaving:
             return
         self.leaving = True
+        self._abandon()
         servers = list(self.listeners.values())
         for server in servers:
+            # The kernel has shaken hands with those that wait in the backlog; the last close would reset them.
+            server.accept_rest(self.sockets[bind] for bind in server.plan.spec.bind)
             server.retire(seconds)
         for sock in self.sockets.values():
+            trio.lowlevel.notify_closing(sock)
             sock.close()
         for server in servers:
             await server.wait_ended()
         self.root.cancel_scope.cancel()
 
+    def _reopen_logs(self) -> None:
+        self.sink.reopen()
+        self.diagnostics.reopen()
+
     async def _signals_forever(self) -> None:
-        """The supervisor speaks over the link; a signal is for a worker that has lost it. A terminal's Ctrl-C reaches
-        the whole process group, so with a supervisor alive SIGINT and SIGTERM are its business, not ours."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1) as received:
+        """The supervisor speaks over the link; a signal is for a worker that has lost it. With a supervisor alive,
+        SIGINT and SIGTERM are its business, not ours."""
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+        with trio.open_signal_receiver(*numbers) as received:
             async for number in received:
-                if number in (signal.SIGTERM, signal.SIGINT) and self.link.closed:
+                if not self.link.closed:
+                    continue
+                if number in (signal.SIGTERM, signal.SIGINT):
                     drain = self.plane.snapshot.config.gateway.drain if self.plane else 0.0
                     self.root.start_soon(self._drain, drain)
+                elif number == signal.SIGUSR1:
+                    self._reopen_logs()
 
     # -- the loop's own watch ---------------------------------------------------------------------------------------
 
@@ -243,8 +326,15 @@ class Worker:
     async def _sweep_forever(self) -> None:
         while True:
             await trio.sleep(SWEEP_EVERY)
-            if self.plane is not None:
-                self.plane.sweep(trio.current_time())
+            now = trio.current_time()
+            try:
+                if self.plane is not None:
+                    self.plane.sweep(now)
+            except Exception as exc:  # a bug in housekeeping must not cost the connections
+                log.exception("sweep failed")
+                self._tell("bug", "error", f"sweep: {exc!r}", {})
+            if now >= self.tidy_at:
+                self._tidy()
 
     def _dropped(self, lines: int) -> None:
         self.page[LOG_DROPPED] += lines
@@ -265,15 +355,22 @@ async def serve(index: int, link_fd: int, page_fd: int) -> None:
     finally:
         with trio.move_on_after(1, shield=True):
             await worker.sink.drain()
+            await worker.diagnostics.drain()
+        configure_diagnostics("info")
 
 
-def main(argv: list[str]) -> None:
-    """`python -m tcpgate.process.worker INDEX LINK_FD PAGE_FD`, as the fleet starts it."""
+def main(argv: list[str]) -> int:
+    """`python -m tcpgate.process.worker INDEX LINK_FD PAGE_FD`, as the fleet starts it; the exit code."""
     faulthandler.enable()  # SIGABRT from the fleet's watch writes every thread's stack
-    os.set_blocking(0, True)
+    configure_diagnostics("info")
     index, link_fd, page_fd = map(int, argv)
-    trio.run(serve, index, link_fd, page_fd)
+    try:
+        trio.run(serve, index, link_fd, page_fd)
+    except Exception:
+        log.exception("worker %d failed and ends; the supervisor starts another", index)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

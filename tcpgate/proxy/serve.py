@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import attrs
@@ -107,6 +107,19 @@ class ListenerServer:
         self._accepting.clear()
         self._pending.clear()
         self._retire.set()
+
+    def accept_rest(self, sockets: Iterable[socket.socket]) -> None:
+        """Take what waits in the backlogs of addresses that are about to be closed: the close would reset it."""
+        if self._nursery is None:
+            return  # never began to accept: some other listener, or process, has these addresses
+        for sock in sockets:
+            # accept(2) hands on network errors of single connections too, so one more try is never wrong; the bound is
+            # for a flood.
+            with contextlib.suppress(OSError):
+                for _ in range(self.plan.spec.backlog):
+                    accepted, sockaddr = sock.accept()
+                    accepted.setblocking(False)
+                    self._handle(accepted, sockaddr)
 
     async def wait_ended(self) -> None:
         """Returns once every connection is gone."""

@@ -71,6 +71,7 @@ class EventKind(enum.StrEnum):
     UPSTREAM_UP = "upstream_up"
     # Workers
     WORKER_STARTED = "worker_started"
+    WORKER_LEFT = "worker_left"
     WORKER_DIED = "worker_died"
     WORKER_HUNG = "worker_hung"
     WORKER_BACKOFF = "worker_backoff"
@@ -134,6 +135,7 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.UPSTREAM_DOWN: KindFacts("error", "No endpoint of the upstream takes traffic: its routes answer 503."),
     EventKind.UPSTREAM_UP: KindFacts("info", "The upstream has an endpoint again."),
     EventKind.WORKER_STARTED: KindFacts("info", "A worker serves."),
+    EventKind.WORKER_LEFT: KindFacts("info", "A worker has drained, as it was told, and is gone."),
     EventKind.WORKER_DIED: KindFacts("error", "A worker ended unasked: its connections are lost, another one starts."),
     EventKind.WORKER_HUNG: KindFacts("error", "A worker's loop no longer turns; it is replaced."),
     EventKind.WORKER_BACKOFF: KindFacts("error", "A worker keeps dying; the next start waits."),
