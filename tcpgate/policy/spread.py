@@ -130,6 +130,11 @@ class Spread:
     def _set_serving(self, serving: tuple[Balancer, ...], shares: dict[int, float], ends: tuple[float, ...]) -> None:
         self._serving, self._shares, self._ends = serving, shares, ends
 
+    @property
+    def keyed(self) -> bool:
+        """Whether the key decides; where it does not, the caller need not make one."""
+        return bool(self._serving) and self._serving[0].keyed
+
     def pick(self, key: int, skip: Container[str], now: float) -> Member | None:
         """The member that takes the next work, never one that is in `skip` or full; None: there is none."""
         serving = self._serving

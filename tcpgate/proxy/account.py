@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tcpgate.errors import REASONS, GateError, Reason, Side
+from tcpgate.errors import GateError, Reason, Side
 from tcpgate.proxy.plane import WORKER_BYTES_IN, WORKER_BYTES_OUT, WORKER_EXCHANGES
 from tcpgate.state.snapshot import (
     LISTENER_BYTES_IN,
@@ -62,18 +62,16 @@ def write(connection: HttpConnection, record: AccessRecord) -> None:
 
 def _judge(exchange: Exchange, record: AccessRecord) -> None:
     """Who answered, and the one reason."""
-    failure = exchange.failure
+    failure, attempt = exchange.failure, exchange.attempt
     if failure is not None:
         blame(record, failure)
-        if exchange.attempt is not None and exchange.attempt.passed_on and record.status:
+        if attempt is not None and attempt.answered:
             record.answered_by = Side.UPSTREAM  # its status had gone out before it failed
     elif exchange.tunnel is not None:
         record.reason, record.answered_by = exchange.tunnel.reason, Side.UPSTREAM
         record.detail = exchange.tunnel.detail
-    elif exchange.plan is not None and exchange.plan.spec.respond is not None:
-        record.reason, record.answered_by = Reason.RESPOND, Side.GATEWAY
-    elif exchange.plan is not None and exchange.plan.spec.redirect is not None:
-        record.reason, record.answered_by = Reason.REDIRECT, Side.GATEWAY
+    elif exchange.own is not None:
+        record.reason, record.answered_by = exchange.own, Side.GATEWAY
     else:
         record.reason, record.answered_by = Reason.OK, Side.UPSTREAM
 
@@ -81,10 +79,8 @@ def _judge(exchange: Exchange, record: AccessRecord) -> None:
 def blame(record: AccessRecord, failure: GateError) -> None:
     """Put a failure into the record: its reason, what the system said, and who ended it."""
     record.reason, record.detail = failure.reason, failure.detail
-    status = failure.status
-    record.answered_by = Side.CLIENT if status == 499 else Side.GATEWAY
-    if status == 499 or not record.status:
-        record.status = status
+    record.answered_by = Side.CLIENT if failure.status == 499 else Side.GATEWAY
+    record.status = record.status or failure.status
     record.rule = record.rule or RULES.get(failure.reason, "")
 
 
@@ -105,9 +101,8 @@ def _phases(exchange: Exchange) -> None:
     t.head = exchange.connection.head_seconds
     if attempt is None:
         return
-    if not attempt.reused and not math.isnan(attempt.connected_at):
+    if attempt.up is not None and not attempt.up.reused and not math.isnan(attempt.connected_at):
         t.connect = attempt.connected_at - attempt.started
     if not math.isnan(attempt.first_byte_at):
-        sent = attempt.sent_at if attempt.sent_at <= attempt.first_byte_at else attempt.connected_at
-        t.first_byte = attempt.first_byte_at - sent
+        t.first_byte = attempt.answered_after
         t.body = trio.current_time() - attempt.first_byte_at

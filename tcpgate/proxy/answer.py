@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
 from tcpgate.codec import reply
 from tcpgate.codec.events import NO_FIELDS, Fields, ResponseHead, of_length
-from tcpgate.codec.http1 import phrase
+from tcpgate.codec.http1 import ServerCodec
+from tcpgate.codec.machine import phrase
 from tcpgate.config import schema
 from tcpgate.errors import GateError, Reason, Side
 from tcpgate.net.stream import Buffer
@@ -24,17 +26,41 @@ if TYPE_CHECKING:
 
 SEND_WITHIN = 10.0
 """Seconds in which a client must take an answer to its fault; a few hundred bytes, so mostly they fit its window."""
-RETRY_AFTER = frozenset({Reason.NO_ENDPOINT, Reason.ENDPOINT_LIMIT, Reason.CONNECTION_LIMIT, Reason.FILE_LIMIT, Reason.DRAINED})
+RETRY_AFTER = frozenset(
+    {Reason.NO_ENDPOINT, Reason.ENDPOINT_LIMIT, Reason.CONNECTION_LIMIT, Reason.FILE_LIMIT, Reason.DRAINED}
+)
 """Refusals that pass by themselves."""
 
 
 async def send_failure(exchange: Exchange, exc: GateError) -> None:
     """Answer a failed exchange, unless the client has begun to get another answer, or is gone."""
-    connection = exchange.connection
-    if (exchange.attempt is not None and exchange.attempt.response is not None) or exc.status in (0, 499):
-        connection.is_spoilt = True  # the client must not take the torn answer for a whole one
+    made = _make_failure(exchange, exc)
+    if made is None:
+        exchange.connection.is_spoilt = True  # the client must not take the torn answer for a whole one
+    else:
+        await _send(exchange.connection, made.status, made.fields, made.body, whole=exchange.body.discard())
+
+
+def send_failure_nowait(exchange: Exchange, exc: GateError) -> None:
+    """As `send_failure` where there is no time to wait, and the connection ends: what the kernel does not take is lost."""
+    made, connection = _make_failure(exchange, exc), exchange.connection
+    if made is None or connection.stream.poisoned or connection.stream.closed:
+        connection.is_spoilt = True
         return
-    answer = reply.answer(
+    wire = b"".join(_wire(connection.codec, made.status, made.fields, made.body, close=True))
+    try:
+        connection.is_spoilt = connection.stream.send_nowait(wire) < len(wire)
+    except GateError:
+        connection.is_spoilt = True
+
+
+def _make_failure(exchange: Exchange, exc: GateError) -> reply.Answer | None:
+    """The answer that tells `exc`, the filters' edits made, its status noted; None: there is nobody to get it."""
+    connection, attempt = exchange.connection, exchange.attempt
+    begun = connection.codec.responding or (attempt is not None and attempt.answered)
+    if begun or exc.status in (0, 499):
+        return None
+    made = reply.answer(
         exc.reason,
         status=exc.status,
         detail=exc.detail if exc.facts.side is Side.CLIENT else "",
@@ -42,11 +68,9 @@ async def send_failure(exchange: Exchange, exc: GateError) -> None:
         accept=exchange.head.fields.get(b"accept"),
         extra=Fields([(b"Retry-After", b"1")]) if exc.reason in RETRY_AFTER else NO_FIELDS,
     )
-    for _, filter_ in reversed(exchange.plan.filters if exchange.plan else ()):
-        filter_.on_response(exchange.view, _as_response(answer.status, answer.fields))
-    fields = exchange.view.response.apply(answer.fields.plus(_ours(exchange)))
-    exchange.record.status = answer.status
-    await _send(connection, answer.status, fields, answer.body, whole=exchange.body.discard())
+    fields = _filtered(exchange, made.status, made.fields)
+    exchange.record.status = made.status
+    return attrs.evolve(made, fields=fields)
 
 
 async def send_unread(connection: HttpConnection, request_id: str, exc: GateError) -> None:
@@ -70,32 +94,49 @@ def refusal(request_id: str) -> bytes:
 async def send_own(exchange: Exchange, spec: schema.Route) -> None:
     """The answer of a route that responds or redirects by itself."""
     if spec.redirect is not None:
-        status, body = int(spec.redirect.status), b""
+        exchange.own, status, body = Reason.REDIRECT, int(spec.redirect.status), b""
         pairs = [(b"Location", _location(exchange, spec.redirect.to))]
     else:
         assert spec.respond is not None
-        status, body = spec.respond.status, spec.respond.body.encode()
+        exchange.own, status, body = Reason.RESPOND, spec.respond.status, spec.respond.body.encode()
         pairs = [(b"Content-Type", spec.respond.content_type.encode())]
-    for _, filter_ in reversed(exchange.plan.filters if exchange.plan else ()):
-        filter_.on_response(exchange.view, _as_response(status, Fields(pairs)))
+    await _send_own(exchange, status, Fields(pairs), body)
+
+
+async def send_final_recipient(exchange: Exchange) -> None:
+    """The answer to a request that is not to be forwarded any more (Max-Forwards: 0)."""
+    made = reply.final_recipient(exchange.head)
+    exchange.own = Reason.RESPOND
+    await _send_own(exchange, made.status, made.fields, made.body)
+
+
+async def _send_own(exchange: Exchange, status: int, fields: Fields, body: bytes) -> None:
+    fields = _filtered(exchange, status, fields)
     exchange.record.status = status
-    fields = exchange.view.response.apply(Fields([*pairs, *_ours(exchange)]))
     await _send(exchange.connection, status, fields, body, whole=exchange.body.discard())
 
 
 async def _send(connection: HttpConnection, status: int, fields: Fields, body: bytes, *, whole: bool) -> None:
     """`whole`: all of the request has been read, so the connection may go on."""
-    codec = connection.codec
-    close = connection.is_leaving or not whole
-    buffers: list[Buffer] = [codec.send_response(status, fields, of_length(len(body)), close=close)]
-    buffers += codec.send_data(body)
-    buffers.append(codec.end())
+    wire = _wire(connection.codec, status, fields, body, close=connection.is_leaving or not whole)
     timeouts = connection.plan.spec.timeouts
+    pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
     try:
-        with trio.fail_after(SEND_WITHIN):
-            await connection.stream.send_all(buffers, pace=Pace(min_rate=timeouts.min_rate, grace=timeouts.stall))
-    except (GateError, trio.TooSlowError):
+        await connection.stream.send_all(wire, deadline=trio.current_time() + SEND_WITHIN, pace=pace)
+    except GateError:
         connection.is_spoilt = True  # it did not wait for the answer; what it did wrong is in the record
+
+
+def _wire(codec: ServerCodec, status: int, fields: Fields, body: bytes, *, close: bool) -> list[Buffer]:
+    """A whole response, as it goes out."""
+    return [codec.send_response(status, fields, of_length(len(body)), close=close), *codec.send_data(body), codec.end()]
+
+
+def _filtered(exchange: Exchange, status: int, fields: Fields) -> Fields:
+    """The fields of an answer of ours after the filters' edits."""
+    for _, filter_ in reversed(exchange.plan.filters if exchange.plan else ()):
+        filter_.on_response(exchange.view, _as_response(status, fields))
+    return exchange.view.response.apply(fields.plus(_ours(exchange)))
 
 
 def _ours(exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -3,10 +3,13 @@
 Two halves run side by side, because an endpoint may answer before the body is over:
 
     send half      request head, then the body as the client sends it; after that it watches for the client to leave
-    receive half   response heads (1xx passed on, one final), then the response body, passed on as it comes
+    receive half   takes what the endpoint says and passes it on as it comes: 1xx heads, one final head, its body
 
 Neither raises: each leaves its failure here and ends the other, so no ExceptionGroup leaves this file. Backpressure is by
 construction: each half reads its next piece only after the last one was taken by the other side.
+
+A request that is all here, with a whole answer that comes soon and in one piece, needs no second task: `_quickly` sends, waits, passes
+on. Most exchanges are like that, and the halves would cost them a third more. What turns out otherwise goes on with both halves.
 
 Owner: `exchange.py`. Cancelled: the endpoint's connection is closed, its gauges are right.
 """
@@ -18,17 +21,19 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tcpgate.codec.events import Data, EndOfBody, Kind, NeedData, ResponseHead
-from tcpgate.errors import Bug, ClientError, GateError, Reason, Retry, UpstreamError
-from tcpgate.net.relay import Flow
+from tcpgate.codec.events import Data, EndOfBody, NeedData, ResponseHead
+from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
+from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy import pool, tunnel
-from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, EndpointRuntime
+from tcpgate.state.runtime import EndpointRuntime
 
 if TYPE_CHECKING:
     from tcpgate.config import schema
     from tcpgate.proxy.exchange import Exchange
 
+QUICK = 0.02
+"""Seconds for which an answer is awaited without an eye on the client: one that leaves meanwhile is noticed so much later."""
 CONTINUE_AFTER = 1.0
 """Seconds without a word from the endpoint after which we say 100 Continue ourselves; curl waits as long before it
 sends the body unasked. Many origins ignore Expect (RFC 9110 10.1.1 lets a proxy say it then)."""
@@ -43,59 +48,100 @@ class Attempt:
         self.head = exchange.head
         self.body = exchange.body
         self.endpoint = endpoint
-        self.spec = spec
+        self.timeouts = spec.timeouts
+        self.up: pool.UpstreamConnection | None = None
         self.response: ResponseHead | None = None
         """The final head."""
         self.passed_on = False
-        """Whether the client has got any of the endpoint's words, be it a 1xx."""
-        self.reused = False
+        """Whether the client has got any of the endpoint's words, be it a 1xx: no other attempt may follow."""
+        self.answered = False
+        """Whether the client has got the final head: what fails now can only cut the answer short."""
         self.started = trio.current_time()
         self.connected_at = math.nan
         self.sent_at = math.nan
         self.first_byte_at = math.nan
-        self.bytes_in = 0
-        """Response content passed on."""
-        self.flow = Flow()
-        """The tunnel's, if it becomes one."""
+        self._pace: Pace | None = None
+        """The least speed at which the client has to read."""
         self._seen_before = 0
         """What the connection had received before this exchange."""
+        self._request_whole = False
+        """All of the request is with the kernel: else the connection is good for nothing more, whatever the codec thinks."""
+        self._over = False
+        """The client has got everything: what it does now is no abort."""
         self._failure: GateError | None = None
+        self._continue_due = math.inf
+        """When we say 100 ourselves."""
+        self._head_due = math.inf
+        """By when the final head must be here; known once the request is sent."""
         self._waiting = trio.CancelScope()
-        """Around the wait for the final head; its deadline starts once the request is sent."""
+        """Around the wait for a head."""
 
     async def run(self) -> None:
         """Serve the exchange at this endpoint; UpstreamError, ClientError or Refused if that fails."""
         self.endpoint.begin()
-        up: pool.UpstreamConnection | None = None
         try:
             up = await self._connect()
             await self._exchange(up)
             self._judge_answer()
+            if self.response is not None and self.response.status == 101:
+                self.exchange.tunnel = await tunnel.run(self.exchange, up)
         except UpstreamError as exc:
-            if not math.isnan(self.connected_at) and not (exc.retry is Retry.IF_REUSED and self.reused):
-                self.endpoint.answered_badly(exc.detail or str(exc.reason), trio.current_time())
+            self._judge_failure(exc)
             raise
         finally:
             self.endpoint.end()
-            if up is not None:
-                self._count(up)
-                pool.give_back(up, trio.current_time())
+            if self.up is not None:
+                pool.give_back(self.up, trio.current_time(), usable=self._request_whole)
 
     async def _connect(self) -> pool.UpstreamConnection:
-        up = pool.take_idle(self.endpoint)
+        up = self.up = pool.take_idle(self.endpoint)
         if up is None:
-            up = await pool.connect(self.endpoint, self.down.plane.resolver, self.spec.timeouts)
-        self.reused = up.reused
+            await self.down.while_client_waits(self._dial)
+            up = self.up
+            assert up is not None
         self._seen_before = up.stream.bytes_in
         self.connected_at = trio.current_time()
         return up
 
+    async def _dial(self) -> None:
+        # Kept here at once: a cancellation between the connect and its caller must not lose the connection.
+        self.up = await pool.connect(self.endpoint, self.down.plane.resolver, self.timeouts)
+
+    # -- the health machine and the balancer hear how it went -------------------------------------------------------
+
+    @property
+    def is_unanswered(self) -> bool:
+        """The request is with the endpoint, and it has not said a word."""
+        return self._request_whole and math.isnan(self.first_byte_at)
+
+    @property
+    def answered_after(self) -> float:
+        """Seconds from the end of the request to the final head; from the connect, if the head came before that end."""
+        asked_at = self.sent_at if self.sent_at <= self.first_byte_at else self.connected_at
+        return self.first_byte_at - asked_at
+
+    def _judge_answer(self) -> None:
+        response, now = self.response, trio.current_time()
+        if response is not None and response.status >= 500:
+            self.endpoint.answered_badly(f"status {response.status}", now)
+        else:
+            self.endpoint.answered_well(self.answered_after, now)
+
+    def _judge_failure(self, exc: UpstreamError) -> None:
+        """A failed connect has been told by the pool; a close that raced our request is nobody's fault."""
+        if not math.isnan(self.connected_at) and exc.retry is not Retry.IF_REUSED:
+            self.endpoint.answered_badly(exc.detail or str(exc.reason), trio.current_time())
+
+    # -- the exchange -----------------------------------------------------------------------------------------------
+
     async def _exchange(self, up: pool.UpstreamConnection) -> None:
-        """Both halves, until the response is over or one of them has failed."""
+        """Until the response is over, or one of the halves has failed."""
         head = self.head
         first = up.codec.send_request(
             *(head.method, head.upstream_target, self.exchange.outgoing_fields, head.framing), upgrade=head.upgrade
         )
+        if self.body.is_here and await self._quickly(up, first):
+            return
         async with trio.open_nursery() as halves:
             halves.start_soon(self._send_half, up, first, halves.cancel_scope)
             try:
@@ -104,168 +150,161 @@ class Attempt:
                 self._failure = self._failure or exc
             halves.cancel_scope.cancel()
         if self._failure is not None:
-            up.close()
             raise self._failure
-        if self.response is not None and self.response.status == 101:
-            self.exchange.tunnel = await tunnel.run(self.exchange, up, self.flow)
 
-    def _judge_answer(self) -> None:
-        """The balancer and the health machine hear how it went."""
-        response, now = self.response, trio.current_time()
-        if response is not None and response.status >= 500:
-            self.endpoint.answered_badly(f"status {response.status}", now)
-        else:
-            self.endpoint.answered_well(self.first_byte_at - self.connected_at, now)
-
-    def _count(self, up: pool.UpstreamConnection) -> None:
-        self.endpoint.count(BYTES_IN, up.stream.bytes_in - up.counted_in)
-        self.endpoint.count(BYTES_OUT, up.stream.bytes_out - up.counted_out)
-        up.counted_in, up.counted_out = up.stream.bytes_in, up.stream.bytes_out
+    async def _quickly(self, up: pool.UpstreamConnection, first: bytes) -> bool:
+        """Send the request, and pass the answer on if it comes soon; whether that was all of it."""
+        await self._send_request(up, first)
+        return await self._receive_head(up, until=self.sent_at + QUICK) and await self._pass_on(up)
 
     # -- send half --------------------------------------------------------------------------------------------------
 
     async def _send_half(self, up: pool.UpstreamConnection, first: bytes, halves: trio.CancelScope) -> None:
         try:
-            await self._send_request(up, first)
-            self._request_is_sent()
-            await self._watch_client()
-        except ClientError as exc:
-            self._fail(exc, halves)
-        except UpstreamError as exc:
-            if exc.reason is Reason.UPSTREAM_WRITE_TIMEOUT:
-                self._fail(exc, halves)
-            # Otherwise the endpoint stopped reading: it may have answered first (413, 401), and if it has not, the
-            # receive half sees the same loss and says so.
-            self._request_is_sent()
-
-    def _fail(self, exc: GateError, halves: trio.CancelScope) -> None:
-        self._failure = self._failure or exc
-        halves.cancel()
+            if math.isnan(self.sent_at):
+                await self._send_request(up, first)
+            await self.down.watch()
+        except GateError as exc:
+            if not self._over:
+                self._failure = self._failure or exc
+                halves.cancel()
 
     async def _send_request(self, up: pool.UpstreamConnection, first: bytes) -> None:
-        """Head, body, end. What is at hand goes out in one write, so a request without a body is one packet."""
-        codec, head, out = up.codec, self.head, [first]
-        if head.framing.kind is not Kind.NONE:
+        """Until the endpoint has all of it, or reads no more. Raises ClientError, or UPSTREAM_WRITE_TIMEOUT."""
+        if self.head.expect_continue:
+            self._continue_due = trio.current_time() + CONTINUE_AFTER
+        try:
+            await self._send_pieces(up, first)
+            self._request_whole = True
+        except UpstreamError as exc:
+            if exc.reason is Reason.UPSTREAM_WRITE_TIMEOUT:
+                raise
+            # The endpoint stopped reading: it may have answered first (413, 401), and if it has not, the receive half
+            # sees the same loss and says so.
+        self.sent_at = trio.current_time()
+        self._head_due = self._waiting.deadline = self.sent_at + self.timeouts.first_byte
+
+    async def _send_pieces(self, up: pool.UpstreamConnection, first: bytes) -> None:
+        """Head, body, end. What is here goes out in one write, so a small request is one packet."""
+        codec, out, is_here = up.codec, [first], self.body.is_here
+        index = 0
+        if not is_here:
             await self._write(up, out)
             out = []
-        if head.expect_continue:
-            self._waiting.deadline = trio.current_time() + self.spec.timeouts.first_byte
-        index = 0
         while (data := await self.body.read(index)) is not None:
-            await self._write(up, codec.send_data(data))
             index += 1
-        await self._write(up, [*out, codec.end(self.body.trailers)])
+            out += codec.send_data(data)
+            if not is_here:
+                await self._write(up, out)
+                out = []
+        if end := codec.end(self.body.trailers):
+            out.append(end)
+        if out:
+            await self._write(up, out)
 
     async def _write(self, up: pool.UpstreamConnection, buffers: list[bytes]) -> None:
-        deadline = trio.current_time() + self.spec.timeouts.write
+        deadline = trio.current_time() + self.timeouts.write
         await up.stream.send_all(buffers, deadline=deadline, late=Reason.UPSTREAM_WRITE_TIMEOUT)
-
-    def _request_is_sent(self) -> None:
-        self.sent_at = trio.current_time()
-        self._waiting.deadline = self.sent_at + self.spec.timeouts.first_byte
-
-    async def _watch_client(self) -> None:
-        """Returns never, or raises CLIENT_ABORT once the client closes its side: nobody would read the answer.
-
-        As nginx, Envoy and Go do, a half-close counts as leaving. What the client pipelines meanwhile is kept, up to a bound.
-        """
-        down = self.down
-        while down.codec.wants_data:
-            data = await down.stream.receive_some()
-            if not data:
-                raise ClientError(Reason.CLIENT_ABORT, "closed before the response was over")
-            down.codec.receive(data)
 
     # -- receive half -----------------------------------------------------------------------------------------------
 
     async def _receive_half(self, up: pool.UpstreamConnection) -> None:
-        with self._waiting:
-            response = await self._final_head(up)
-        if self._waiting.cancelled_caught:
-            raise UpstreamError(
-                Reason.FIRST_BYTE_TIMEOUT, f"no answer within {self.spec.timeouts.first_byte:g}s", retry=Retry.SAFE
-            )
-        self.first_byte_at = trio.current_time()
-        self.response = response
-        if response.status == 101:
-            await self._switch(up, response)
-        else:
-            await self._pass_on(up, response)
+        while not await self._pass_on(up):
+            if self.response is not None:
+                deadline = trio.current_time() + self.timeouts.read
+                up.codec.receive(await up.stream.receive_some(deadline=deadline, late=Reason.UPSTREAM_IDLE))
+            elif not self.down.codec.waiting_for_continue:
+                await self._receive_head(up)
+            elif not await self._receive_head(up, until=self._continue_due):
+                await self._say_continue()
 
-    async def _final_head(self, up: pool.UpstreamConnection) -> ResponseHead:
-        """The final response head; informational ones are passed on as they come (RFC 9110 15.2)."""
-        while True:
-            event = up.codec.next_event()
-            if isinstance(event, ResponseHead):
-                if event.status >= 200 or event.status == 101:
-                    return event
-                await self._pass_informational(event)
-            elif isinstance(event, NeedData):
-                await self._receive_head_bytes(up)
-            else:
-                raise Bug(f"the codec gave {event!r} before a response head")
-
-    async def _receive_head_bytes(self, up: pool.UpstreamConnection) -> None:
-        if self.head.expect_continue and self.down.codec.waiting_for_continue:
-            with trio.move_on_after(CONTINUE_AFTER):
+    async def _receive_head(self, up: pool.UpstreamConnection, until: float = math.inf) -> bool:
+        """Some of what the endpoint says before or with its final head; False: it has said nothing `until` then."""
+        with trio.CancelScope(deadline=min(until, self._head_due)) as self._waiting:
+            try:
                 up.codec.receive(await up.stream.receive_some())
-                return
-            await self.down.stream.send_all(self.down.codec.send_informational(100))
-        seen = up.stream.bytes_in
+            except UpstreamError as exc:
+                if up.reused and up.stream.bytes_in == self._seen_before:
+                    # A reset instead of an answer on a reused connection: it was closed before our request came.
+                    raise UpstreamError(exc.reason, exc.detail, retry=Retry.IF_REUSED) from exc
+                raise
+        if self._waiting.cancelled_caught and trio.current_time() >= self._head_due:
+            raise UpstreamError(
+                Reason.FIRST_BYTE_TIMEOUT, f"no answer within {self.timeouts.first_byte:g}s", retry=Retry.SAFE
+            )
+        return not self._waiting.cancelled_caught
+
+    async def _say_continue(self) -> None:
+        """The endpoint has had its time to say 100. If the client still waits for it, we say it."""
+        if self.down.codec.waiting_for_continue:
+            await self._send([self.down.codec.send_informational(100)])
+            self.body.go_on()
+
+    async def _pass_on(self, up: pool.UpstreamConnection) -> bool:
+        """Give the client what has arrived of the answer, in one write; whether the answer is over."""
+        buffers: list[Buffer] = []
+        fault: GateError | None = None
         try:
-            up.codec.receive(await up.stream.receive_some())
-        except UpstreamError as exc:
-            if self.reused and up.stream.bytes_in == seen == self._seen_before:
-                # A reset instead of an answer on a reused connection: it was closed before our request came.
-                raise UpstreamError(exc.reason, exc.detail, retry=Retry.IF_REUSED) from exc
-            raise
-
-    async def _pass_informational(self, event: ResponseHead) -> None:
-        down = self.down
-        if self.head.version == b"1.0":
-            return  # RFC 9110 15.2: a 1.0 client must not get one
-        self.passed_on = True
-        if event.status == 100 and not down.codec.waiting_for_continue:
-            return  # we have said it ourselves, or nobody asked
-        await down.stream.send_all(down.codec.send_informational(event.status, self.exchange.incoming_fields(event)))
-
-    async def _switch(self, up: pool.UpstreamConnection, response: ResponseHead) -> None:
-        fields = self.exchange.incoming_fields(response)
-        self.passed_on = True
-        await self.down.stream.send_all(self.down.codec.send_informational(101, fields))
-
-    async def _pass_on(self, up: pool.UpstreamConnection, response: ResponseHead) -> None:
-        """The final head and the body, as they come: what one read brought goes out in one write."""
-        down, timeouts = self.down, self.down.plan.spec.timeouts
-        pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
-        fields = self.exchange.incoming_fields(response)
-        head = down.codec.send_response(
-            *(response.status, fields, response.framing), reason=response.reason, close=down.is_leaving
-        )
-        buffers: list[bytes] = [head]
-        self.passed_on = True
-        while True:
             over = self._take_events(up, buffers)
-            if buffers:
-                await down.stream.send_all(buffers, pace=pace)
-                buffers = []
-            if over:
-                return
-            deadline = trio.current_time() + self.spec.timeouts.read
-            up.codec.receive(await up.stream.receive_some(deadline=deadline, late=Reason.UPSTREAM_IDLE))
+        except GateError as exc:
+            over, fault = (
+                False,
+                exc,
+            )  # what came before the fault is the client's, however the bytes were cut into reads
+        if buffers:
+            self.passed_on = True
+            if self.response is not None and not self.answered:
+                self.answered, self.exchange.record.status = True, self.response.status
+            await self._send(buffers)
+        if fault is not None:
+            raise fault
+        self._over = over
+        return over
 
-    def _take_events(self, up: pool.UpstreamConnection, buffers: list[bytes]) -> bool:
+    async def _send(self, buffers: list[Buffer]) -> None:
+        if self._pace is None:
+            timeouts = self.down.plan.spec.timeouts
+            self._pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
+        await self.down.stream.send_all(buffers, pace=self._pace)
+
+    def _take_events(self, up: pool.UpstreamConnection, buffers: list[Buffer]) -> bool:
         """Turn what has arrived into what goes out; whether the response is over. Synchronous."""
-        down = self.down
+        codec = self.down.codec
         while True:
             event = up.codec.next_event()
             if isinstance(event, Data):
-                self.bytes_in += len(event.data)
-                buffers += down.codec.send_data(event.data)
+                buffers += codec.send_data(event.data)
             elif isinstance(event, EndOfBody):
-                buffers.append(down.codec.end(event.trailers))
+                buffers.append(codec.end(event.trailers))
                 return True
             elif isinstance(event, NeedData):
                 return False
+            elif not isinstance(event, ResponseHead):
+                raise Bug(f"the codec gave {event!r} instead of a response")
+            elif event.informational:
+                self._take_informational(event, buffers)
             else:
-                raise Bug(f"the codec gave {event!r} inside a response body")
+                buffers.append(self._take_final(event))
+                if event.status == 101:
+                    return True
+
+    def _take_informational(self, event: ResponseHead, buffers: list[Buffer]) -> None:
+        """Passed on as it comes (RFC 9110 15.2), but for a 1.0 client, or a 100 that nobody waits for any more."""
+        if self.head.version == b"1.0" or (event.status == 100 and not self.down.codec.waiting_for_continue):
+            return
+        buffers.append(self.down.codec.send_informational(event.status, self.exchange.incoming_fields(event)))
+        if event.status == 100:
+            self.body.go_on()
+
+    def _take_final(self, response: ResponseHead) -> bytes:
+        self.first_byte_at = trio.current_time()
+        fields = self.exchange.incoming_fields(response)
+        codec = self.down.codec
+        if response.status == 101:
+            head = codec.send_informational(101, fields)
+        else:
+            # Where the rest of the body is still under way nobody will read it, so nothing can follow it.
+            close = self.down.is_leaving or not self.body.complete
+            head = codec.send_response(response.status, fields, response.framing, reason=response.reason, close=close)
+        self.response = response
+        return head

@@ -8,9 +8,9 @@ Owner: the exchange; one attempt reads at a time. Cancelled while it reads: noth
 
 from __future__ import annotations
 
-import math
+import trio
 
-from tcpgate.codec.events import Closed, Data, EndOfBody, NO_FIELDS, NeedData
+from tcpgate.codec.events import NO_FIELDS, Closed, Data, EndOfBody, Framing, Kind, NeedData
 from tcpgate.codec.http1 import ServerCodec
 from tcpgate.config import schema
 from tcpgate.errors import Bug, ClientError, Reason
@@ -22,33 +22,51 @@ class RequestBody:
     """The content of one request."""
 
     def __init__(
-        self, stream: Stream, codec: ServerCodec, limit: int, timeouts: schema.ClientTimeouts
+        self, stream: Stream, codec: ServerCodec, framing: Framing, limit: int, timeouts: schema.ClientTimeouts
     ) -> None:
         self._stream = stream
         self._codec = codec
+        self._framing = framing
         self._limit = limit
+        self._timeouts = timeouts
+        self._pace: Pace | None = None
         self.replay = 0
         """Bytes that may be kept for another attempt; the upstream's, once it is known."""
-        self._pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
         self._kept: list[bytes] = []
-        self._kept_size = 0
         self.size = 0
         """Bytes of content read so far, without framing."""
         self.replayable = True
         """Whether everything read so far is still here."""
         self.complete = False
         self.trailers = NO_FIELDS
+        self._waiting_to_go_on: trio.CancelScope | None = None
+        """Around the wait of a read for a client that waits for our 100."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether reading to the end needs nothing more of the client: there is no body, or all of it has come."""
+        kind = self._framing.kind
+        return (
+            kind is Kind.NONE
+            or self.complete
+            or (kind is Kind.LENGTH and (self._framing.length or 0) <= self.size + self._codec.buffered)
+        )
 
     async def read(self, index: int) -> bytes | None:
         """Chunk number `index`, from what is kept or from the client; None at the end.
 
         An attempt asks for 0, 1, 2, ... in order. ClientError if the client is slow, gone, or breaks its framing.
         """
-        if index < len(self._kept) and self.replayable:
+        if index < len(self._kept):
             return self._kept[index]
         if self.complete:
             return None
         return await self._receive()
+
+    def go_on(self) -> None:
+        """The client has been told 100: from now on its pace counts, for a read that waits already too."""
+        if self._waiting_to_go_on is not None:
+            self._waiting_to_go_on.cancel()
 
     async def _receive(self) -> bytes | None:
         while True:
@@ -63,9 +81,18 @@ class RequestBody:
                 raise ClientError(Reason.CLIENT_ABORT, "closed in the middle of the request body")
             if not isinstance(event, NeedData):
                 raise Bug(f"the codec gave {event!r} inside a request body")
-            # A client that waits for our 100 is not slow: until it has been told to go on, only other deadlines count.
-            pace = None if self._codec.waiting_for_continue else self._pace
-            self._codec.receive(await self._stream.receive_some(deadline=math.inf, pace=pace))
+            await self._receive_more()
+
+    async def _receive_more(self) -> None:
+        # A client that waits for our 100 is not slow: until it has been told to go on, only other deadlines count.
+        if self._codec.waiting_for_continue:
+            with trio.CancelScope() as self._waiting_to_go_on:
+                self._codec.receive(await self._stream.receive_some())
+            self._waiting_to_go_on = None
+            return
+        if self._pace is None:
+            self._pace = Pace(min_rate=self._timeouts.min_rate, grace=self._timeouts.stall)
+        self._codec.receive(await self._stream.receive_some(pace=self._pace))
 
     def discard(self) -> bool:
         """Throw away what is here of the rest, without waiting; whether that was all of it."""
@@ -83,8 +110,7 @@ class RequestBody:
         self.size += len(data)
         if self.size > self._limit:
             raise ClientError(Reason.BODY_TOO_LARGE, f"the body passes the limit of {self._limit} bytes")
-        self._kept_size += len(data)
-        if self.replayable and self._kept_size <= self.replay:
+        if self.replayable and self.size <= self.replay:
             self._kept.append(data)
         elif self.replayable:
             self.replayable = False

@@ -2,7 +2,7 @@
 
     run                 the deadline of the whole exchange around what follows
       route             which route (policy/route)
-      filter            each of the route's filters says Continue or answers itself (filters/)
+      filter            each of the route's filters says Continue, answers itself, or has somebody asked (filters/, ask.py)
       respond | forward the route's own answer, or attempts at endpoints
         pick            the balancer's choice, never one that this exchange has tried (policy/spread)
         attempt         one try (attempt.py): connect, send, receive, pass on
@@ -25,12 +25,13 @@ from tcpgate.codec import forwarded
 from tcpgate.codec.events import NO_FIELDS, Fields, RequestHead, ResponseHead
 from tcpgate.config import schema
 from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Retry
-from tcpgate.filters.base import RequestView, Respond
+from tcpgate.filters.base import Ask, RequestView, Respond
 from tcpgate.net.relay import RelayOutcome
 from tcpgate.policy.path import match_path
 from tcpgate.policy.retry import may_retry
 from tcpgate.policy.route import BadPath, Found, MethodNotAllowed
 from tcpgate.proxy import account, answer, heads
+from tcpgate.proxy.ask import ask
 from tcpgate.proxy.attempt import Attempt
 from tcpgate.proxy.body import RequestBody
 from tcpgate.state.keys import key_of
@@ -52,11 +53,12 @@ class Exchange:
     def __init__(self, connection: HttpConnection, head: RequestHead, record: AccessRecord) -> None:
         self.connection = connection
         self.plane = connection.plane
-        self.snapshot = connection.plane.snapshot  # read once: a reload does not change an exchange under way
+        self.snapshot = connection.snapshot  # read once: a reload does not change an exchange under way
         self.head = head
         self.record = record
         self.outgoing_fields = NO_FIELDS
         self.view = RequestView(head=head, client=heads.client_of(connection, head))
+        self.client = record.client = self.view.client_text
         self.plan: RoutePlan | None = None
         self.attempt: Attempt | None = None
         """The one under way, or the last."""
@@ -64,11 +66,13 @@ class Exchange:
         """How the tunnel ended, if it became one."""
         self.failure: GateError | None = None
         """Why it did not go as asked."""
-        self.answered = 0
-        """Bytes of content of the gateway's own answer."""
+        self.own: Reason | None = None
+        """Why the gateway answers by itself, where that is as asked."""
         limits, timeouts = connection.plan.spec.limits, connection.plan.spec.timeouts
-        self.body = RequestBody(connection.stream, connection.codec, limits.body, timeouts)
+        self.body = RequestBody(connection.stream, connection.codec, head.framing, limits.body, timeouts)
         self.scope = trio.CancelScope()
+        self._failed = 0
+        """Attempts that count against the policy's: a close that raced our request is none."""
 
     # -- the life ---------------------------------------------------------------------------------------------------
 
@@ -78,33 +82,49 @@ class Exchange:
         try:
             await self._run()
             over = True
+        except Bug as exc:
+            await self._fail_by_bug(exc)
         except GateError as exc:
             self.failure = exc
             await answer.send_failure(self, exc)
-        except Exception as exc:
-            # A bug must cost one exchange, not the worker, and its client still gets an answer.
-            log.exception("exchange failed: id=%s route=%s", self.record.id, self.record.route)
-            self.failure = Bug(repr(exc))
-            self.connection.is_leaving = True
-            await answer.send_failure(self, self.failure)
+        except Exception as exc:  # a bug must cost one exchange, not the worker, and its client still gets an answer
+            await self._fail_by_bug(Bug(repr(exc)))
         finally:
             if not over and self.failure is None:  # cancelled: only the end of a drain does that
                 self.failure = Refused(Reason.DRAINED, "cut at the end of the drain")
+                answer.send_failure_nowait(self, self.failure)
             account.end(self)
+
+    async def _fail_by_bug(self, bug: Bug) -> None:
+        log.exception("exchange failed: id=%s route=%s", self.record.id, self.record.route)
+        self.failure = bug
+        self.connection.is_leaving = True
+        await answer.send_failure(self, bug)
 
     async def _run(self) -> None:
         with self.scope:
             if forwarded.passed_through(self.head.fields, self.plane.name):
                 raise Refused(Reason.LOOP_DETECTED, "Via names this gateway")
+            if self.head.max_forwards == 0:
+                await answer.send_final_recipient(self)
+                return
             self.plan = plan = self._route()
             self.scope.deadline = trio.current_time() + plan.spec.timeout
-            self._filter(plan)
+            if plan.filters:
+                await self._filter(plan)
             if plan.spec.respond is not None or plan.spec.redirect is not None:
                 await answer.send_own(self, plan.spec)
             else:
                 await self._forward(self._upstream(plan))
         if self.scope.cancelled_caught:
+            self._blame_silence(plan)
             raise Refused(Reason.EXCHANGE_TIMEOUT, f"the route allows {plan.spec.timeout:g}s")
+
+    def _blame_silence(self, plan: RoutePlan) -> None:
+        """An endpoint that said nothing in most of the exchange's time has failed, whoever's clock ran out first."""
+        attempt, now = self.attempt, trio.current_time()
+        if attempt is not None and attempt.is_unanswered and now - attempt.sent_at >= plan.spec.timeout / 2:
+            attempt.endpoint.answered_badly("no answer in the route's time", now)
 
     def _route(self) -> RoutePlan:
         path = match_path(self.head.path)
@@ -128,9 +148,11 @@ class Exchange:
             raise ClientError(match.reason, match.detail)
         raise Refused(Reason.NO_ROUTE, f"no route of listener {self.connection.plan.name} matches host and path")
 
-    def _filter(self, plan: RoutePlan) -> None:
+    async def _filter(self, plan: RoutePlan) -> None:
         for name, filter_ in plan.filters:
             verdict = filter_.on_request(self.view)
+            while isinstance(verdict, Ask):
+                verdict = verdict.then(await ask(self.connection, verdict.subrequest))
             if isinstance(verdict, Respond):
                 self.record.rule = f"filters.{name}"
                 raise verdict.error
@@ -138,7 +160,7 @@ class Exchange:
     def _upstream(self, plan: RoutePlan) -> UpstreamRuntime:
         name = plan.spec.upstream
         if plan.split is not None:
-            name = plan.split.choose(key_of(plan.spec.split_key, self.view.client_text, self.head))
+            name = plan.split.choose(key_of(plan.spec.split_key, self.client, self.head))
         upstream = self.plane.runtime.upstreams.get(name or "")
         if upstream is None:
             # A reload removed the upstream between this exchange's snapshot and now.
@@ -149,53 +171,68 @@ class Exchange:
     async def _forward(self, upstream: UpstreamRuntime) -> None:
         """Attempts, each at another endpoint, until one works or no further one is safe."""
         policy = upstream.spec.retry
-        key = key_of(upstream.spec.hash_key, self.view.client_text, self.head)
+        key = key_of(upstream.spec.hash_key, self.client, self.head) if upstream.keyed else 0
         self.body.replay = policy.replay
         self.outgoing_fields = heads.outgoing(self)
         tried: set[str] = set()
         last: GateError | None = None
+        again: EndpointRuntime | None = None
         while True:
-            endpoint = upstream.pick(key, tried, trio.current_time())
+            endpoint = again or upstream.pick(key, tried, trio.current_time())
             if endpoint is None:
                 raise last or _none_left(upstream)
-            attempt = self.attempt = Attempt(self, endpoint, upstream.spec)
-            self.record.endpoint = endpoint.name
-            try:
-                await attempt.run()
-            except GateError as exc:
-                self._note(endpoint, attempt, exc.reason)
-                if not self._may_retry(exc, attempt, policy):
-                    raise
-                last = exc
-                if exc.retry is Retry.IF_REUSED:
-                    endpoint.close_idle()  # its other idle connections are as stale; the next try dials
-                else:
-                    tried.add(endpoint.name)
-            else:
-                self._note(endpoint, attempt, Reason.OK)
+            last = await self._attempt(endpoint, upstream)
+            if last is None:
                 return
+            again = None
+            if last.retry is Retry.IF_REUSED:
+                # No failure of the endpoint's: its idle connections are as stale, so it is dialled anew.
+                endpoint.close_idle()
+                again = endpoint
+            else:
+                tried.add(endpoint.name)
+
+    async def _attempt(self, endpoint: EndpointRuntime, upstream: UpstreamRuntime) -> GateError | None:
+        """One try; what it failed of, if another may follow. Raises what ends the exchange."""
+        attempt = self.attempt = Attempt(self, endpoint, upstream.spec)
+        self.record.endpoint = endpoint.name
+        reason: Reason | None = None
+        try:
+            await attempt.run()
+            reason = Reason.OK
+        except GateError as exc:
+            reason = exc.reason
+            if not self._may_retry(exc, attempt, upstream.spec.retry):
+                raise
+            return exc
+        except Exception:
+            reason = Reason.BUG
+            raise
+        finally:
+            if reason is None:  # cancelled
+                reason = Reason.EXCHANGE_TIMEOUT if self.scope.cancel_called else Reason.DRAINED
+            spent = (trio.current_time() - attempt.started) * 1000
+            self.record.attempts.append(AttemptRecord(endpoint.name, reason, spent))
+        return None
 
     def _may_retry(self, exc: GateError, attempt: Attempt, policy: schema.RetryPolicy) -> bool:
+        if exc.retry is not Retry.IF_REUSED:
+            self._failed += 1
         return may_retry(
             exc,
             method=self.head.method,
             body_replayable=self.body.replayable,
-            reused=attempt.reused,
+            reused=attempt.up is not None and attempt.up.reused,
             response_started=attempt.passed_on,
-            attempts_made=len(self.record.attempts),
+            attempts_made=self._failed,
             policy=policy,
         )
-
-    def _note(self, endpoint: EndpointRuntime, attempt: Attempt, reason: Reason) -> None:
-        spent = (trio.current_time() - attempt.started) * 1000
-        self.record.attempts.append(AttemptRecord(endpoint.name, reason, spent))
 
     # -- what the client gets ---------------------------------------------------------------------------------------
 
     def incoming_fields(self, response: ResponseHead) -> Fields:
         """The fields of a response, informational or final, as the client gets them."""
-        if response.status >= 200 or response.status == 101:
-            self.record.status = response.status
+        if not response.informational:
             for _, filter_ in reversed(self.plan.filters if self.plan else ()):
                 filter_.on_response(self.view, response)
         return heads.incoming(self, response)

@@ -43,6 +43,8 @@ class TcpConnection:
         self.plan = plan
         self.stream = stream
         self.client = str(address) if address is not None else "unix:"
+        self._upstream = plane.runtime.upstreams[plan.spec.upstream or ""]  # held, so no reload can take it away
+        self._generation = plane.snapshot.generation
         self._scope = trio.CancelScope()
 
     def leave(self) -> None:
@@ -54,11 +56,9 @@ class TcpConnection:
 
     async def run(self) -> None:
         """Serve the flow to its end."""
-        name = self.plan.spec.upstream or ""
-        upstream = self.plane.runtime.upstreams[name]
         service = FlowService(
             listener=self.plan.name,
-            upstream=FlowTarget(upstream, self),
+            upstream=FlowTarget(self._upstream, self),
             timeouts=self.plan.spec.timeouts,
             resolver=self.plane.resolver,
             pipes=self.plane.pipes,
@@ -99,7 +99,7 @@ class TcpConnection:
                 t=Phases(connect=connecting, total=flow.seconds),
                 bytes_in=flow.bytes_in,
                 bytes_out=flow.bytes_out,
-                generation=self.plane.snapshot.generation,
+                generation=self._generation,
             )
         )
 
@@ -158,5 +158,3 @@ class FlowTarget:
 
     def flow_ended(self, endpoint: EndpointRuntime, outcome: RelayOutcome, now: float) -> None:
         """A reset in the middle is no proof against an endpoint: protocols end so. Only its connects judge it."""
-
-

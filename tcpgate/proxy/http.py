@@ -3,21 +3,24 @@
     run
       next_head         idle until the first byte, then the head within its deadline
       exchange          exchange.py, one at a time; what the client pipelines waits in the codec
-      linger            after an early answer: read what the client still sends, so that its kernel does not throw the answer away
+      linger            where the client may still send: read it, so that its kernel does not throw our answer away
 
 Owner: the listener's nursery (serve.py), one task each. Ends by itself; `leave` asks it to, `cut_by` makes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from tcpgate.codec import forwarded
 from tcpgate.codec.events import Closed, Limits, RequestHead
 from tcpgate.codec.http1 import ServerCodec
-from tcpgate.errors import ClientError, GateError, Reason
+from tcpgate.errors import Bug, ClientError, GateError, Reason
 from tcpgate.net.address import port_of
 from tcpgate.net.stream import Stream
 from tcpgate.proxy import account, answer, heads
@@ -27,8 +30,11 @@ from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan
 from tcpgate.stats.record import AccessRecord
 from tcpgate.units import Address
 
-LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
-"""How long, and how much, a client may go on sending after its early answer; nginx lingers 5 s between reads, 30 s in all."""
+LINGER_PAUSE, LINGER = 2.0, 30.0
+"""Seconds that a client may pause, and may take in all, to finish what it sends to an answer that came early. nginx: 5 and 30."""
+FRESH_GRACE = 1.0
+"""Seconds that a client which has just connected has for its first request when we leave. One that was served before knows that an idle
+connection may close under it, and tries again on another; on a first connection few clients do."""
 
 log = logging.getLogger("tcpgate.proxy.http")
 
@@ -44,7 +50,9 @@ class HttpConnection:
         """The listener as it was when the connection came; a reload changes it for later ones."""
         self.stream = stream
         limits = plan.spec.limits
-        self.codec = ServerCodec(Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body))
+        self.codec = ServerCodec(
+            Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)
+        )
         self.is_long = False
         self.is_leaving = False
         self.is_spoilt = False
@@ -52,10 +60,16 @@ class HttpConnection:
         self.is_trusted = forwarded.is_trusted(address, plan.spec.trusted_proxies)
         """The peer may speak for others."""
         self.port = port_of(stream.sock.getsockname())
+        self.snapshot = plane.snapshot
+        """The newest generation that has this listener: what its requests are looked up in."""
         self.exchange_began = trio.current_time()
         self.head_seconds = 0.0
         self.counted_in = self.counted_out = 0
         """How much of the stream's bytes earlier records have."""
+        self._is_fresh = True
+        """No request has come yet."""
+        self._left: GateError | None = None
+        """How the client left while it waited for work."""
         self._scope = trio.CancelScope()
         self._idle: trio.CancelScope | None = None
 
@@ -65,7 +79,8 @@ class HttpConnection:
         """End as soon as no exchange is under way; the answer to the current one says Connection: close."""
         self.is_leaving = True
         if self._idle is not None:
-            self._idle.cancel()
+            grace = trio.current_time() + FRESH_GRACE if self._is_fresh else -math.inf
+            self._idle.deadline = min(self._idle.deadline, grace)
 
     def cut_by(self, deadline: float) -> None:
         """Be over by `deadline`, whatever is under way; infinity takes it back."""
@@ -78,34 +93,40 @@ class HttpConnection:
         try:
             with self._scope:
                 await self._serve()
+        except Bug:
+            log.exception("connection failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
         except GateError as exc:
             log.debug("connection ended: peer=%s reason=%s", self.stream.peer, exc)
         except Exception:  # a bug must cost one connection, not the worker
             log.exception("connection failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
         finally:
-            if self.is_spoilt:
+            if self.is_spoilt or self.stream.poisoned:
                 self.stream.abort()
             else:
                 self.stream.close()
 
     async def _serve(self) -> None:
-        first = True
-        while (head := await self._next_head(first)) is not None:
-            first = False
+        while (head := await self._next_head()) is not None:
+            self._is_fresh = False
+            self._renew_snapshot()
             exchange = Exchange(self, head, self._record(head))
             await exchange.run()
-            if self.is_spoilt or not self.codec.can_reuse:
-                if not self.is_spoilt and not exchange.body.complete:
+            if self.is_spoilt or self.stream.closed:  # closed: it was a tunnel
+                return
+            if not self.codec.can_reuse:
+                # One that asked for the close sends no more; any other may be in the middle of its body or next request.
+                if head.keep_alive or not exchange.body.complete:
                     await self._linger()
                 return
             self.codec.next_exchange()
 
-    async def _next_head(self, first: bool) -> RequestHead | None:
+    async def _next_head(self) -> RequestHead | None:
         """The next request, or None: the client closed, was idle for too long, or sent what is no request (and was told)."""
         timeouts = self.plan.spec.timeouts
-        if not first and not self.codec.buffered:
-            if self.is_leaving or not await self._wait_first_byte(trio.current_time() + timeouts.idle):
-                return None
+        if not self.codec.buffered and not await self._wait_first_byte(
+            trio.current_time() + (timeouts.head if self._is_fresh else timeouts.idle)
+        ):
+            return None
         self.exchange_began = began = trio.current_time()
         deadline = began + timeouts.head
         try:
@@ -124,15 +145,26 @@ class HttpConnection:
             return None
 
     async def _wait_first_byte(self, deadline: float) -> bool:
-        """Whether the client began another request before it closed, or had been idle for too long, or we leave."""
-        with trio.CancelScope(deadline=deadline) as self._idle:
-            await self.stream.wait_readable()
-        self._idle = None
+        """Whether the client began a request before it closed, or had been idle for too long, or we leave."""
+        if not self.is_leaving or self._is_fresh:
+            with trio.CancelScope(deadline=deadline) as self._idle:
+                if self.is_leaving:
+                    self.leave()  # accepted in the same instant
+                await self.stream.wait_readable()
+            self._idle = None
         # A request that arrived together with the end of our patience is served: closing would lose it.
         data = self.stream.receive_nowait()
         if data:
             self.codec.receive(data)
         return bool(data)
+
+    def _renew_snapshot(self) -> None:
+        """Follow a reload, but for one that has taken this listener away: its last requests still find their routes."""
+        newest = self.plane.snapshot
+        if newest is not self.snapshot:
+            plan = newest.listeners.get(self.plan.name)
+            if plan is not None and plan.spec.protocol == "http":
+                self.snapshot = newest
 
     async def _refuse(self, exc: ClientError) -> None:
         """What came is no request: say so, and write it down."""
@@ -150,12 +182,12 @@ class HttpConnection:
             listener=self.plan.name,
             peer=self.stream.peer,
             proto="http/1.1",
-            generation=self.plane.snapshot.generation,
+            generation=self.snapshot.generation,
         )
         if head is None:
             record.id, record.client = self.plane.new_id(), str(self.address or "unix")
             return record
-        record.id, record.client = heads.id_of(self, head), str(heads.client_of(self, head) or "unix")
+        record.id = heads.id_of(self, head)
         record.method, record.host, record.path = (
             part.decode("latin-1") for part in (head.method, head.host, head.path)
         )
@@ -164,8 +196,46 @@ class HttpConnection:
 
     async def _linger(self) -> None:
         """Send our end of stream, then read and drop what still comes, for a while (RFC 9112 9.6)."""
-        self.stream.shut_write()
-        left = LINGER_BYTES
-        with trio.move_on_after(LINGER_SECONDS):
-            while left > 0 and (data := await self.stream.receive_some()):
-                left -= len(data)
+        with contextlib.suppress(GateError), trio.move_on_after(LINGER):
+            self.stream.shut_write()
+            while await self.stream.receive_some(deadline=trio.current_time() + LINGER_PAUSE, late=Reason.IDLE_TIMEOUT):
+                pass
+
+    # -- while an exchange waits for others -------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """Read ahead; raises ClientError once the client has left, since nobody would read the answer.
+
+        As nginx, Envoy and Go do, a half-close counts as leaving. What the client pipelines meanwhile is kept; where that
+        passes a bound this returns, and nobody watches any more. Cancelled: nothing is lost.
+        """
+        while self.codec.wants_data:
+            data = await self.stream.receive_some()
+            if not data:
+                raise ClientError(Reason.CLIENT_ABORT, "closed before the response was over")
+            self.codec.receive(data)
+
+    async def while_client_waits(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work`; if the client leaves before it is done, cancel it and raise the ClientError.
+
+        Raises what of GateErrors `work` raises. What it makes must be kept by whoever wrote it: it may be done, and this
+        call be cancelled all the same.
+        """
+        failure: GateError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_for, nursery.cancel_scope)
+            try:
+                await work()
+            except GateError as exc:
+                failure = exc
+            nursery.cancel_scope.cancel()
+        failure = self._left or failure
+        if failure is not None:
+            raise failure
+
+    async def _watch_for(self, work: trio.CancelScope) -> None:
+        try:
+            await self.watch()
+        except GateError as exc:
+            self._left = exc
+            work.cancel()

@@ -15,11 +15,11 @@ import trio
 
 from tcpgate.codec.http1 import ClientCodec
 from tcpgate.config import schema
-from tcpgate.errors import GateError, UpstreamError
+from tcpgate.errors import UpstreamError
 from tcpgate.net.dial import dial
 from tcpgate.net.resolve import Resolver
 from tcpgate.net.stream import Stream
-from tcpgate.state.runtime import CONNECTS, REUSED, EndpointRuntime
+from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, CONNECTS, REUSED, WITHDRAWN, EndpointRuntime
 
 
 @attrs.define(eq=False)
@@ -44,10 +44,7 @@ class UpstreamConnection:
 
     def alive(self) -> bool:
         """Whether an idle connection can be used: open, and silent."""
-        try:
-            return self.stream.receive_nowait(1) is None
-        except GateError:
-            return False
+        return self.stream.is_quiet()
 
     def close(self) -> None:
         """Give it up. Idempotent."""
@@ -89,13 +86,22 @@ async def connect(
     return UpstreamConnection(endpoint, stream, ClientCodec(), exchanges=1)
 
 
-def give_back(connection: UpstreamConnection, now: float) -> None:
-    """Keep it for the next exchange if it can serve one, else close it."""
-    endpoint = connection.endpoint
+def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True) -> None:
+    """An exchange is over: count its bytes, and keep the connection for the next one if it can serve one, else close it.
+
+    `usable`: False where the user knows better than the codec.
+    """
+    endpoint, stream = connection.endpoint, connection.stream
+    endpoint.count(BYTES_IN, stream.bytes_in - connection.counted_in)
+    endpoint.count(BYTES_OUT, stream.bytes_out - connection.counted_out)
+    connection.counted_in, connection.counted_out = stream.bytes_in, stream.bytes_out
     if (
-        not connection.is_open
+        not usable
+        or not connection.is_open
+        or stream.poisoned
         or not connection.codec.can_reuse
         or endpoint.retired
+        or endpoint.state in WITHDRAWN
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
     ):

@@ -21,10 +21,10 @@ from tcpgate.errors import REASONS, Reason, Side
 from tcpgate.net.address import SocketAddress, describe, number_of
 from tcpgate.net.listen import accept_forever
 from tcpgate.net.stream import Stream
-from tcpgate.proxy.http import HttpConnection
-from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.proxy import answer
 from tcpgate.proxy.flow import TcpConnection
+from tcpgate.proxy.http import HttpConnection
+from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.state.snapshot import (
     LISTENER_ACCEPTED,
     LISTENER_CONNECTIONS,
@@ -32,7 +32,6 @@ from tcpgate.state.snapshot import (
     ListenerPlan,
 )
 from tcpgate.stats.record import AccessRecord
-
 
 COURTESY = 0.001
 """Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by time and not by
@@ -70,7 +69,6 @@ class ListenerServer:
     _accepting: dict[str, trio.CancelScope] = attrs.field(factory=dict)
     _pending: dict[str, socket.socket] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
-    _retired: bool = False
     _retire: trio.Event = attrs.field(factory=trio.Event)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _drain: float = 0.0
@@ -134,7 +132,12 @@ class ListenerServer:
 
     async def _accept(self, bind: str, sock: socket.socket, scope: trio.CancelScope) -> None:
         with scope:
-            await accept_forever(sock, self._handle, short=self._accept_failed, courtesy=self._courtesy)
+            try:
+                await accept_forever(sock, self._handle, short=self._accept_failed, courtesy=self._courtesy)
+            except OSError:
+                # Woken for a connection in the same instant in which we were retired and the socket closed.
+                if not scope.cancel_called:
+                    raise
 
     def _courtesy(self) -> float:
         """A moment for the other workers while this one has more than its share of all connections."""
@@ -166,6 +169,9 @@ class ListenerServer:
         self.connections.add(connection)
         page[plan.block + LISTENER_CONNECTIONS] += 1
         page[WORKER_CONNECTIONS] += 1
+        if self._retire.is_set():
+            connection.leave()
+            connection.cut_by(trio.current_time() + self._drain)
         assert self._nursery is not None
         self._nursery.start_soon(self._serve, connection, plan)
 

@@ -9,26 +9,31 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tcpgate.net.relay import Flow, RelayOutcome, relay
+import trio
+
+from tcpgate.net.relay import RelayOutcome, relay
 from tcpgate.proxy.pool import UpstreamConnection
 
 if TYPE_CHECKING:
     from tcpgate.proxy.exchange import Exchange
 
 
-async def run(exchange: Exchange, up: UpstreamConnection, flow: Flow) -> RelayOutcome:
-    """Relay until it is over; both streams are closed then. Cancelled: both are aborted, `flow` has the counts."""
+async def run(exchange: Exchange, up: UpstreamConnection) -> RelayOutcome:
+    """Relay until it is over; both streams are closed then. Cancelled: both are aborted."""
     connection = exchange.connection
     exchange.scope.deadline = math.inf  # the route's timeout was for the exchange, which the 101 has ended
     connection.is_long = True
     up.endpoint.flows.add(connection)
+    if up.endpoint.retired:  # after those that had a tunnel then were told
+        connection.cut_by(trio.current_time() + exchange.plane.snapshot.config.gateway.drain)
     try:
         return await relay(
             connection.stream,
             up.stream,
             idle=connection.plan.spec.timeouts.tunnel,
             pipes=connection.plane.pipes,
-            flow=flow,
+            # Neither side's bytes are lost on the way here: what either sent with or after the 101 is with its codec, and
+            # an end of stream is read from the socket again, as often as one asks.
             to_upstream=connection.codec.switched(),
             to_downstream=up.codec.switched(),
         )

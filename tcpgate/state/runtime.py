@@ -1,9 +1,9 @@
 """What outlives generations in a worker: endpoints with their health, latency, in-flight counts and idle connections.
 
-A snapshot says what should be; the runtime is what is. It is keyed by identity (upstream name, endpoint address), so a
-reload touches only what its diff names: an endpoint that stays keeps its object, its connections and its counters. One
-that a reload removes is *retired*: it is no longer picked, but whoever works with it holds it and ends in peace; if a later
-reload brings it back in time, it is the same object again.
+A snapshot says what should be; the runtime is what is. It is keyed by identity (upstream name, endpoint address), so
+a reload touches only what its diff names: an endpoint that stays keeps its object, its connections and its counters.
+One that a reload removes is *retired*: it is no longer picked, but whoever works with it holds it and ends in peace;
+if a later reload brings it back in time, it is the same object again.
 
 All bookkeeping here is synchronous, so no await can split it. Pure: sockets are held only as things with a `close()`.
 """
@@ -99,6 +99,8 @@ class EndpointRuntime:
 
     def take(self, status: EndpointStatus) -> None:
         """The supervisor's word."""
+        if status.state in USABLE and self.state not in USABLE:
+            self.live.reset()  # what it did before its absence no longer counts
         self.state, self.weight, self.cause = status.state, status.weight, status.cause
         self.unproved = status.unproved
 
@@ -183,6 +185,11 @@ class UpstreamRuntime:
     spec: schema.Upstream
     spread: Spread
     endpoints: dict[str, EndpointRuntime] = attrs.field(factory=dict)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether `pick` looks at its key."""
+        return self.spread.keyed
 
     def pick(self, key: int, skip: Container[str], now: float) -> EndpointRuntime | None:
         """The endpoint that takes the next work, or None."""

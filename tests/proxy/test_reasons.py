@@ -367,7 +367,7 @@ async def play_bug(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> int:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(exchange_module, "key_of", broken)
+    monkeypatch.setattr(exchange_module.heads, "outgoing", broken)
     async with serving(stage.folder, config(await stage.good())) as plane:
         said = await talk(plane.port(), GET)
         record = await plane.record()
