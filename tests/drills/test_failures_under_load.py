@@ -159,3 +159,28 @@ async def test_a_worker_that_is_killed_costs_its_own_connections_only(
     assert status["totals"]["exchanges"] >= load.total - 5 * 16  # answered, but the worker died before it counted
     assert len(died) == 5
     assert endpoint["active"] == 0  # what the dead had in flight is forgotten
+
+
+@pytest.mark.drill
+async def test_a_worker_that_hangs_is_noticed_and_replaced_while_the_other_serves(
+    tmp_path: Path, free_port: Callable[[], int], eventually: Eventually
+) -> None:
+    origin, port = make_nginx(tmp_path / "nginx", free_port()), free_port()
+    text = config(tmp_path / "gate", port, [origin.port]).replace("workers = 2", 'workers = 2\nworker_silence = "1s"')
+    try:
+        origin.start()
+        async with running(tmp_path / "gate", text) as gateway:
+            hung = (await gateway.workers())[1]
+            os.kill(hung, signal.SIGSTOP)  # its loop no longer turns, and no signal but SIGKILL reaches it
+            with Load(port, threads=4) as load:
+                began = trio.current_time()
+                await eventually(partial(is_replaced, gateway, hung), within=10, what="another worker")
+                replaced_after = trio.current_time() - began
+            told = await gateway.events("worker_hung")
+    finally:
+        origin.kill()
+    print(f"replaced after {replaced_after:.1f} s; {load.total} requests, {load.lost} lost, {load.refused} refused")
+    assert [event["facts"]["pid"] for event in told] == [hung]
+    assert load.refused == 0
+    assert load.lost <= 4  # connections that the kernel had given to the one that hung
+    assert load.total > 0
