@@ -132,7 +132,9 @@ REASONS: dict[Reason, ReasonFacts] = {
     Reason.EXPECTATION_UNKNOWN: _facts(
         Side.CLIENT, 417, "http_request_error", "PR", "Only Expect: 100-continue is understood."
     ),
-    Reason.METHOD_UNSUPPORTED: _facts(Side.CLIENT, 501, "http_request_error", "PR", "CONNECT is not served here."),
+    Reason.METHOD_UNSUPPORTED: _facts(
+        Side.CLIENT, 501, "http_request_error", "PR", "CONNECT, or a method of this length, is not served here."
+    ),
     Reason.CODING_UNSUPPORTED: _facts(
         Side.CLIENT, 501, "http_request_error", "PR", "Only the chunked transfer coding is understood."
     ),

@@ -78,6 +78,11 @@ def test_quoted_members_survive_a_list(members: list[bytes]) -> None:
     assert [unquote(member) for member in split_list(b", ".join(map(quote, members)))] == members
 
 
+@pytest.mark.parametrize("text", [b"", b'"', b'"a', b'"a"b"', b'"a\\"', b'"\x00"', b'"\\\x00"', b"a b", b"'a b'"])
+def test_no_other_text_is_a_token_or_a_quoted_string(text: bytes) -> None:
+    assert unquote(text) is None
+
+
 @given(st.binary(max_size=40))
 def test_what_is_neither_token_nor_quoted_string_means_nothing(text: bytes) -> None:
     plain = unquote(text)
