@@ -1,31 +1,41 @@
 """The command line: `tcpgate run CONFIG` and everything an operator types.
 
-Exit 0 done, 1 the thing asked failed, 2 usage, 78 bad config (EX_CONFIG of sysexits.h). Every command takes `--json`; those that
-talk to a running gateway take `--admin ADDR`. Results go to stdout, problems to stderr.
+Exit 0 done, 1 the thing asked failed, 2 usage, 78 bad config (EX_CONFIG of sysexits.h). Every command takes `--json`;
+those that talk to a running gateway take `--admin ADDR`. Results go to stdout, problems to stderr.
+
+What only one command needs is imported there: `tcpgate status` must not load the whole gateway.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
+import shutil
 import sys
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
-import trio
+import tomli
 
 from tcpgate import table
-from tcpgate.client import AdminClient, AdminError, find
-from tcpgate.config.diff import diff as diff_configs
-from tcpgate.config.export import dump
-from tcpgate.config.json_schema import json_schema
+from tcpgate.client import DEFAULTS, AdminClient, AdminError, find, patience, read_token, refusal
 from tcpgate.errors import ConfigError
 
 EXIT_FAILED, EXIT_CONFIG = 1, 78
+INSTALLED = Path("/etc/tcpgate/tcpgate.toml")
+"""The config of the service that `make install` sets up: its [admin] says where the gateway of this host is asked."""
+FEW = 5
+"""Endpoints that `status` names; `upstreams` has all."""
+
+Row = dict[str, Any]
+
+
+# -- what every command does the same way ---------------------------------------------------------------------------
 
 
 def say(document: Any, text: Callable[[], str], as_json: bool) -> None:
@@ -33,10 +43,15 @@ def say(document: Any, text: Callable[[], str], as_json: bool) -> None:
     click.echo(json.dumps(document, indent=2) if as_json else text())
 
 
-def fail(text: str, code: int = EXIT_FAILED) -> None:
+def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
     """Say what went wrong, and leave."""
     click.echo(text, err=True)
     sys.exit(code)
+
+
+def screen() -> int | None:
+    """Columns of the terminal; None if the output goes elsewhere, where nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def with_json(command: Callable[..., None]) -> Callable[..., None]:
@@ -48,16 +63,51 @@ def with_admin(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--admin` and `--json`; the command gets an `AdminClient`, and its AdminError becomes exit 1."""
 
     @click.option("--admin", metavar="ADDR", help="host:port or unix:/path of the gateway's admin API.")
-    @click.option("--token-file", type=click.Path(), envvar="TCPGATE_TOKEN_FILE", help="File with the admin token.")
+    @click.option("--token-file", metavar="FILE", envvar="TCPGATE_TOKEN_FILE", help="File with the admin token.")
     @with_json
     @functools.wraps(command)
     def wrapped(*args: Any, admin: str | None, token_file: str | None, **kwargs: Any) -> None:
         try:
-            command(find(admin, token_file), *args, **kwargs)
-        except (AdminError, OSError) as exc:
+            command(client(admin, token_file), *args, **kwargs)
+        except AdminError as exc:
             fail(f"tcpgate: {exc}")
 
     return wrapped
+
+
+def client(admin: str | None, token_file: str | None) -> AdminClient:
+    """Whom to ask: what the command line says, else the installed config, else the places where gateways usually
+    are."""
+    token = read_token(token_file) if token_file else None
+    if admin is not None:
+        return find([admin], token)
+    bind, configured = installed_admin()
+    places = [bind, *DEFAULTS] if bind else list(DEFAULTS)
+    return find(list(dict.fromkeys(places)), token or configured)
+
+
+def installed_admin() -> tuple[str | None, str | None]:
+    """Address and token of the installed config. A config that is broken at the moment still says where it is asked."""
+    if not os.access(INSTALLED, os.R_OK):
+        return None, None
+    from tcpgate.config.load import load
+    from tcpgate.process.systemd import credentials_directory
+
+    try:
+        credentials = credentials_directory(os.environ)
+        config = load(INSTALLED, environ=os.environ, credentials=credentials).config.admin
+        return config.bind, config.token.reveal() if config.token else None
+    except ConfigError:
+        return _rough_admin()
+
+
+def _rough_admin() -> tuple[str | None, str | None]:
+    try:
+        admin = tomli.loads(INSTALLED.read_text())["admin"]
+        token_file = admin.get("token_file")
+        return str(admin["bind"]), read_token(token_file) if token_file else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, AdminError):
+        return None, None
 
 
 def load_or_fail(path: str, as_json: bool = False) -> Any:
@@ -65,16 +115,29 @@ def load_or_fail(path: str, as_json: bool = False) -> Any:
     from tcpgate.process.boot import load_config
 
     try:
-        return load_config(Path(path), os.environ)
+        with patience(f"reading {path}"):
+            return load_config(Path(path), os.environ)
     except ConfigError as exc:
         if as_json:
             click.echo(json.dumps({"ok": False, "problems": [str(problem) for problem in exc.problems]}, indent=2))
         else:
-            for problem in exc.problems:
-                click.echo(str(problem), err=True)
-            count = len(exc.problems)
-            click.echo(f"{path}: {count} problem{'s' if count > 1 else ''}; nothing was changed", err=True)
+            refuse(path, exc)
         sys.exit(EXIT_CONFIG)
+
+
+def refuse(path: str, exc: ConfigError) -> None:
+    """Every problem on a line of its own, then how many there are."""
+    for problem in exc.problems:
+        click.echo(str(problem), err=True)
+    errors = sum(not problem.warning for problem in exc.problems)
+    click.echo(f"{path}: {_count(errors, 'problem')}; it cannot serve", err=True)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+# -- without a gateway ----------------------------------------------------------------------------------------------
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -86,15 +149,17 @@ def main() -> None:
 @main.command()
 @click.argument("config", type=click.Path())
 def run(config: str) -> None:
-    """Serve CONFIG until a signal says stop. HUP reloads, TERM drains, USR1 reopens logs."""
+    """Serve CONFIG until told to stop. HUP reloads, TERM drains, USR1 reopens logs."""
     from tcpgate.process.boot import run_gateway
 
     try:
         code = run_gateway(Path(config), os.environ)
     except ConfigError as exc:
-        for problem in exc.problems:
-            click.echo(str(problem), err=True)
+        refuse(config, exc)
         sys.exit(EXIT_CONFIG)
+    except Exception as exc:  # the log has the trace; a person at a terminal gets a sentence too
+        logging.getLogger("tcpgate.cli").exception("the gateway failed")
+        fail(f"tcpgate: a bug ended the gateway: {exc!r}; the trace stands above")
     sys.exit(code)
 
 
@@ -102,10 +167,13 @@ def run(config: str) -> None:
 @click.argument("config", type=click.Path())
 @with_json
 def check(config: str, as_json: bool) -> None:
-    """Say everything that is wrong with CONFIG; exit 78 if it cannot serve."""
+    """Say everything that is wrong with CONFIG. Exit 78 if it cannot serve."""
+    from tcpgate.config.export import dump
+
     loaded = load_or_fail(config, as_json)
     warnings = [str(warning) for warning in loaded.warnings]
-    counts = f"{len(loaded.config.listeners)} listeners, {len(loaded.config.routes)} routes, {len(loaded.config.upstreams)} upstreams"
+    tables = ("listeners", "routes", "upstreams")
+    counts = ", ".join(_count(len(getattr(loaded.config, name)), name.removesuffix("s")) for name in tables)
     say(
         {"ok": True, "warnings": warnings, "config": dump(loaded.config)},
         lambda: "\n".join([*warnings, f"{config}: good: {counts}"]),
@@ -118,70 +186,88 @@ def check(config: str, as_json: bool) -> None:
 @click.argument("new", type=click.Path())
 @with_json
 def diff(old: str, new: str, as_json: bool) -> None:
-    """What a reload from OLD to NEW would touch: listeners, connections, pools, probes."""
-    changes = diff_configs(load_or_fail(old, as_json).config, load_or_fail(new, as_json).config)
+    """Say what a reload would touch. OLD and NEW are configs."""
+    from tcpgate.config.diff import diff as compare
+
+    changes = compare(load_or_fail(old, as_json).config, load_or_fail(new, as_json).config)
     lines = changes.describe()
-    say({"empty": changes.empty, "changes": lines}, lambda: "\n".join(lines) or "nothing would change", as_json)
+    say({**changes.as_json(), "text": lines}, lambda: "\n".join(lines) or "nothing would change", as_json)
 
 
 @main.command()
 @with_json
 def schema(as_json: bool) -> None:
-    """The JSON Schema of the config, for editors."""
+    """Print the config's JSON Schema, for editors."""
+    from tcpgate.config.json_schema import json_schema
+
     click.echo(json.dumps(json_schema(), indent=2))
 
 
+# -- asking a gateway -----------------------------------------------------------------------------------------------
+
+
 @main.command()
-@click.option(
-    "--wait/--no-wait", default=True, help="Wait for the result (the default), or only for the signal to be taken."
-)
+@click.option("--wait/--no-wait", default=True, help="Wait for the result (the default), or only ask for it.")
 @with_admin
 def reload(admin: AdminClient, wait: bool, as_json: bool) -> None:
-    """Read the config again and make it serve; exit 1 and say why if it does not."""
+    """Read the config again and make it serve. Exit 1, and why, if it cannot."""
     if not wait:
-        admin.call("POST", "/api/v1/reload?wait=false")
+        taken = admin.call("POST", "/api/v1/reload?wait=false")
+        say(taken, lambda: "asked for; `tcpgate status` has the result", as_json)
         return
-    code, result = admin.ask("POST", "/api/v1/reload")
+    with patience("reloading: every worker builds the new config beside the old one"):
+        code, result = admin.ask("POST", "/api/v1/reload")
     if code not in (200, 422):
-        raise AdminError(str(result.get("detail", f"status {code}")))
-    say(
-        result,
-        lambda: "\n".join([*result["problems"], *result["warnings"], *result["changes"], result["summary"]]),
-        as_json,
-    )
-    if not result["ok"]:
-        sys.exit(EXIT_FAILED)
+        raise AdminError(refusal(code, result))
+    if result["ok"] or as_json:
+        say(result, lambda: "\n".join([*result["warnings"], *result["changes"], result["summary"]]), as_json)
+    else:
+        fail("\n".join([*result["problems"], f"reload failed, generation {result['generation']} goes on"]))
+    sys.exit(0 if result["ok"] else EXIT_FAILED)
 
 
 @main.command()
 @with_admin
 def status(admin: AdminClient, as_json: bool) -> None:
-    """The running gateway at a glance."""
+    """Show the running gateway at a glance."""
     now = admin.call("GET", "/api/v1/status")
+    say(now, lambda: "\n".join(_glance(now)), as_json)
 
-    def text() -> str:
-        state = "stopping" if now["stopping"] else "ready" if now["ready"] else "starting"
-        up = now["endpoints"]
-        lines = [
-            f"tcpgate {now['version']}, pid {now['pid']}, up {now['uptime_seconds']:.0f} s: {state}, generation {now['generation']}",
-            f"endpoints: {up['up']} of {up['total']} up",
-            *([f"last reload: {now['last_reload']['summary']}"] if now["last_reload"] else []),
-            *now["warnings"],
-            table.render(
-                now["workers"], ("index", "pid", "generation", "connections", "exchanges", "lag_us", "log_dropped")
-            ),
-        ]
-        return "\n".join(lines)
 
-    say(now, text, as_json)
+def _glance(now: Row) -> Iterator[str]:
+    state = "stopping" if now["stopping"] else "ready" if now["ready"] else "starting"
+    up, living, wanted = now["endpoints"], len(now["workers"]), now["workers_wanted"]
+    since = table.span(now["uptime_seconds"])
+    yield f"tcpgate {now['version']} is {state}: generation {now['generation']}, up {since}, pid {now['pid']}"
+    last = now["last_reload"]
+    yield (
+        f"reload     {table.span(last['ago'])} ago: {last['summary'].removeprefix('reload: ')}"
+        if last
+        else "reload     none yet"
+    )
+    names = ", ".join(f"{one['endpoint']} {one['state']}" for one in up["out"][:FEW])
+    more = f" and {up['total'] - up['up'] - FEW} more" if up["total"] - up["up"] > FEW else ""
+    out = f"endpoints  {up['up']} of {up['total']} up" + (f"; out: {names}{more}" if names else "")
+    yield table.cut(out, screen() or len(out))
+    died = f"; {now['workers_died']} died and were replaced" if now["workers_died"] else ""
+    yield f"workers    {living} of {wanted}{died}"
+    yield from (f"restart    needed for {key}" for key in now["restart_needed_for"])
+    yield from ([f"bugs       {now['bugs']} tasks failed and went on; the events say which"] if now["bugs"] else [])
+    yield from (f"warning    {warning}" for warning in now["warnings"])
+    columns = ("listener", "protocol", "connections", "accepted", "exchanges", "refused", "bind")
+    rows = [{**one, "listener": one["name"]} for one in now["listeners"]]
+    yield "\n" + table.render(rows, columns, width=screen())
+    columns = ("worker", "pid", "generation", "connections", "exchanges", "lag", "log_dropped")
+    rows = [{**one, "worker": one["index"], "lag": f"{one['lag_us'] / 1000:.1f}ms"} for one in now["workers"]]
+    yield "\n" + table.render(rows, columns)
 
 
 @main.command()
 @click.argument("config", type=click.Path(), required=False)
 @with_admin
 def routes(admin: AdminClient, config: str | None, as_json: bool) -> None:
-    """Routes in the order in which they are tried: of CONFIG, or of the running gateway."""
-    rows: list[dict[str, Any]]
+    """List routes in the order they are tried. Those of CONFIG, or of the running gateway."""
+    rows: list[Row]
     if config is not None:
         import attrs
 
@@ -191,109 +277,110 @@ def routes(admin: AdminClient, config: str | None, as_json: bool) -> None:
         rows = [attrs.asdict(row) for row in order(table_of(load_or_fail(config, as_json).config))]
     else:
         rows = admin.call("GET", "/api/v1/routes")
-    columns = ("route", "listener", "host", "path", "methods", "conditions", "target", "filters", "reason")
-    say(rows, lambda: table.render(rows, columns), as_json)
+    columns = ("route", "listener", "host", "path", "methods", "conditions", "target", "filters", "exchanges", "reason")
+    may_hide = ("host", "methods", "conditions", "filters", "exchanges")
+    say(rows, lambda: table.render(rows, columns, width=screen(), may_hide=may_hide, empty="no routes"), as_json)
 
 
 @main.command()
 @click.argument("name", required=False)
 @with_admin
 def upstreams(admin: AdminClient, name: str | None, as_json: bool) -> None:
-    """Endpoints with state, weight, what is in flight, and why."""
+    """List endpoints with their state, and why. All of them, or those of upstream NAME."""
     found = admin.call("GET", "/api/v1/upstreams" + (f"/{urllib.parse.quote(name, safe='')}" if name else ""))
-    rows = [
-        {"upstream": one["name"], **endpoint} for one in ([found] if name else found) for endpoint in one["endpoints"]
-    ]
-    columns = ("upstream", "endpoint", "state", "weight", "tier", "active", "answers_good", "answers_bad", "cause")
-    say(found, lambda: table.render(rows, columns), as_json)
+    rows = [_endpoint_row(one["name"], two) for one in ([found] if name else found) for two in one["endpoints"]]
+    columns = ("upstream", "endpoint", "state", "for", "weight", "tier", "active", "good", "bad", "cause")
+    empty = "no upstreams"
+    say(found, lambda: table.render(rows, columns, width=screen(), may_hide=("tier",), empty=empty), as_json)
 
 
-def _put(admin: AdminClient, endpoint: str, wish: dict[str, Any], as_json: bool) -> None:
+def _endpoint_row(upstream: str, one: Row) -> Row:
+    # Refused connects are failures that an operator looks for in the same place as bad answers.
+    bad = one["answers_bad"] + one["connect_failures"]
+    more = {"for": table.span(one["lasting"]), "good": one["answers_good"], "bad": bad, "tier": one["tier"] or None}
+    return {**one, "upstream": upstream, **more}
+
+
+def _put(admin: AdminClient, endpoint: str, wish: Row, as_json: bool) -> None:
     upstream, slash, address = endpoint.partition("/")
-    if not slash:
+    if not (upstream and slash and address):
         raise AdminError(f"{endpoint!r} names no endpoint; write it as UPSTREAM/ENDPOINT, such as api/10.0.0.1:8080")
     quoted = urllib.parse.quote(upstream, safe=""), urllib.parse.quote(address, safe="")
     now = admin.call("PUT", "/api/v1/upstreams/{}/endpoints/{}".format(*quoted), wish)
-    say(
-        now,
-        lambda: f"{upstream}/{address}: {now['state']}, weight {now['weight']:g}, {now['active']} in flight",
-        as_json,
-    )
+    more = f", {now['active']} in flight" if now["active"] else ""
+    say(now, lambda: f"{upstream}/{address}: {now['state']}, weight {now['weight']:g}{more}", as_json)
+
+
+STATES = {
+    "drain": "Give an endpoint no new work. What it has may finish.",
+    "ready": "Give an endpoint back to its checks.",
+    "maint": "Take an endpoint out: no work, no probes.",
+}
+
+
+def _state_command(state: str, does: str) -> click.Command:
+    @click.argument("endpoint", metavar="UPSTREAM/ENDPOINT")
+    @with_admin
+    def command(admin: AdminClient, endpoint: str, as_json: bool) -> None:
+        _put(admin, endpoint, {"state": state}, as_json)
+
+    return click.command(state, help=does)(command)
+
+
+for _state, _does in STATES.items():
+    main.add_command(_state_command(_state, _does))
 
 
 @main.command()
 @click.argument("endpoint", metavar="UPSTREAM/ENDPOINT")
+@click.argument("weight", metavar="N")
 @with_admin
-def drain(admin: AdminClient, endpoint: str, as_json: bool) -> None:
-    """Let an endpoint finish what it has and give it nothing new."""
-    _put(admin, endpoint, {"state": "drain"}, as_json)
+def weight(admin: AdminClient, endpoint: str, weight: str, as_json: bool) -> None:
+    """Set an endpoint's weight until a restart. N is 0 to 256, or "config" for the config's own."""
+    if weight != "config" and not (weight.isascii() and weight.isdecimal() and int(weight[:9]) <= 256):
+        raise click.BadParameter(f'{weight!r} is no weight: write a number from 0 to 256, or "config"')
+    _put(admin, endpoint, {"weight": None if weight == "config" else int(weight)}, as_json)
 
 
 @main.command()
-@click.argument("endpoint", metavar="UPSTREAM/ENDPOINT")
-@with_admin
-def ready(admin: AdminClient, endpoint: str, as_json: bool) -> None:
-    """Give an endpoint back to its health checks."""
-    _put(admin, endpoint, {"state": "ready"}, as_json)
-
-
-@main.command()
-@click.argument("endpoint", metavar="UPSTREAM/ENDPOINT")
-@with_admin
-def maint(admin: AdminClient, endpoint: str, as_json: bool) -> None:
-    """Take an endpoint out for maintenance: no traffic, no probes."""
-    _put(admin, endpoint, {"state": "maint"}, as_json)
-
-
-@main.command()
-@click.argument("endpoint", metavar="UPSTREAM/ENDPOINT")
-@click.argument("weight", type=click.IntRange(0, 256))
-@with_admin
-def weight(admin: AdminClient, endpoint: str, weight: int, as_json: bool) -> None:
-    """Set an endpoint's weight until the next restart; the config's is untouched."""
-    _put(admin, endpoint, {"weight": weight}, as_json)
-
-
-@main.command()
-@click.option("--since", type=int, default=0, help="Only events after this sequence number.")
-@click.option("--limit", type=int, default=50, show_default=True)
+@click.option("--since", type=click.IntRange(0), default=0, help="Only events after this sequence number.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
 @with_admin
 def events(admin: AdminClient, since: int, limit: int, as_json: bool) -> None:
-    """What happened, oldest first."""
+    """List what happened, oldest first."""
     found = admin.call("GET", f"/api/v1/events?since={since}&limit={limit}")
-    say(found, lambda: table.render(found, ("seq", "time", "level", "kind", "text"), empty="no events"), as_json)
+    rows = [{**event, "time": event["time"].replace("T", " ").removesuffix("+00:00")} for event in found]
+    # The text is what one came for, so a long one is not cut but goes on in the next line.
+    say(found, lambda: table.render(rows, ("seq", "time", "level", "text"), empty="no events"), as_json)
+
+
+# -- the demo -------------------------------------------------------------------------------------------------------
 
 
 @main.command()
 @click.argument("config", type=click.Path(), required=False)
 def demo(config: str | None) -> None:
-    """Serve a small config (CONFIG, or the one that comes along) with three origins of our own, and say what to try."""
-    from tcpgate.demo import quickstart, serve_origins
+    """Show it all, with three origins of our own. CONFIG takes the place of the one that comes along."""
+    import trio
+
+    from tcpgate.demo import WHAT_TO_TRY, quickstart, serve_origins
     from tcpgate.process.boot import run_gateway
 
     async def origins(nursery: trio.Nursery) -> None:
-        await nursery.start(serve_origins)
+        try:
+            await nursery.start(serve_origins)
+        except OSError as exc:
+            fail(f"tcpgate demo: the origins cannot listen on 127.0.0.1:9001 to 9003: {exc.strerror}")
         click.echo(WHAT_TO_TRY.format(config=path), err=True)
 
     path = Path(config) if config else quickstart()
     try:
-        sys.exit(run_gateway(path, os.environ, origins))
+        code = run_gateway(path, os.environ, origins)
     except ConfigError as exc:
-        fail(str(exc), EXIT_CONFIG)
-    except OSError as exc:
-        fail(f"tcpgate demo: the origins cannot listen on 127.0.0.1:9001 to 9003: {exc}")
+        refuse(str(path), exc)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(code)
 
-
-WHAT_TO_TRY = """\
-Three origins on 127.0.0.1:9001 to 9003 behind a gateway, from {config}. In another terminal:
-
-  curl -i http://127.0.0.1:8080/                       which origin answered, and what it was sent
-  curl -X POST http://127.0.0.1:9002/ill               make one fail its health checks; /well heals it
-  .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not, and why
-  .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened
-
-Ctrl-C stops it. Its log follows, one JSON object a line.
-"""
 
 if __name__ == "__main__":
     main()

@@ -33,6 +33,17 @@ CHUNK = 64 << 10
 MAX_MS = 60_000
 MAX_BYTES = 10 << 30
 QUICKSTART = "quickstart.toml"
+WHAT_TO_TRY = """\
+Three origins on 127.0.0.1:9001 to 9003 behind a gateway, from {config}. In another terminal:
+
+  curl -i http://127.0.0.1:8080/                       which origin answered, and what it was sent
+  curl -X POST http://127.0.0.1:9002/ill               make one fail its health checks; /well heals it
+  .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not, and why
+  .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened
+
+Ctrl-C stops it. Its log follows, one JSON object a line.
+"""
+"""What the command line says once all of it runs; {config} is the config's path."""
 
 
 def quickstart() -> Path:

@@ -1,8 +1,9 @@
-"""The admin API's server: HTTP/1.1 on loopback or a unix socket, for the command line, probes of load balancers, and people with curl.
+"""The admin API's server: HTTP/1.1 on loopback or a unix socket, for the command line, probes of load balancers, and
+people with curl.
 
-Small on purpose: one request at a time per connection, bodies of at most 1 MiB, no streaming. It reads with the same strict codec
-as the data plane. A bearer token, where one is set, is asked for everything but the two health calls, and compared
-in constant time.
+Small on purpose: one request at a time per connection, bodies of at most 1 MiB, no streaming. It reads with the same
+strict codec as the data plane. A bearer token, where one is set, is asked for everything but the two health calls,
+and compared in constant time.
 
 Owner: the supervisor's root nursery (`serve`), one task per connection below it.
 """

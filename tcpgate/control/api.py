@@ -1,9 +1,10 @@
 """The admin API without its HTTP: which call does what, and what it answers.
 
-One table (`CALLS`) maps method and path to a function; `handle` does the rest: 404, 405 with Allow, bad JSON, errors as RFC 9457
-problem documents. The command line, the dashboard and people with curl all use these same calls.
+One table (`CALLS`) maps method and path to a function; `handle` does the rest: 404, 405 with Allow, bad JSON, errors
+as RFC 9457 problem documents. The command line, the dashboard and people with curl all use these same calls.
 
-Source: `interface`, the public contract (README, "Admin API"); RFC 9110 15.5.6 (405), RFC 9457. Owner: `admin.py` calls it, a task per connection.
+Source: `interface`, the public contract (README, "Admin API"); RFC 9110 15.5.6 (405), RFC 9457. Owner: `admin.py`
+calls it, a task per connection.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -23,6 +24,7 @@ import trio
 
 from tcpgate.config import schema
 from tcpgate.config.export import dump
+from tcpgate.config.report import nearest, quoted
 from tcpgate.control.health import EndpointReport, HealthBoard
 from tcpgate.control.reload import Reloader, ReloadResult
 from tcpgate.policy.health import Word
@@ -35,6 +37,10 @@ from tcpgate.stats.totals import totals, worker_figures
 Json = Any
 JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plain; charset=utf-8"
 MOST_EVENTS = 1000
+MOST_OUT = 100
+"""Endpoints that the status names because they take no traffic; `upstreams` has all."""
+MOST_KNOWN = 10
+"""Names that an error lists for whoever mistyped one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -169,7 +175,8 @@ def readyz(api: Api, request: Request) -> Answer:
 
 def status(api: Api, request: Request) -> Answer:
     """The gateway as a whole: generation, last reload, workers, endpoints up."""
-    states = [one.state for one in api.board.statuses()]
+    endpoints = api.board.statuses()
+    out = [one for one in endpoints if not one.state.takes_traffic]
     last = api.reloader.last
     pids = api.workers()
     return answer_json(
@@ -184,7 +191,11 @@ def status(api: Api, request: Request) -> Answer:
             "last_reload": reload_document(last) if last else None,
             "restart_needed_for": list(api.reloader.restart),
             "warnings": list(api.reloader.warnings),
-            "endpoints": {"total": len(states), "up": sum(state in ("healthy", "degraded") for state in states)},
+            "endpoints": {
+                "total": len(endpoints),
+                "up": len(endpoints) - len(out),
+                "out": [{"endpoint": f"{one.upstream}/{one.endpoint}", "state": one.state} for one in out[:MOST_OUT]],
+            },
             "listeners": [_listener(api, name, one) for name, one in api.config.listeners.items()],
             "workers_wanted": api.wanted(),
             "workers_died": api.deaths(),
@@ -210,7 +221,7 @@ def upstreams(api: Api, request: Request) -> Answer:
     """Every upstream with its endpoints: state, cause, weight, history, counters."""
     wanted = request.parts.get("name")
     if wanted is not None and wanted not in api.config.upstreams:
-        raise Problem(404, f"no upstream {wanted!r}; there are: {', '.join(sorted(api.config.upstreams)) or 'none'}")
+        raise Problem(404, f"there is no upstream {_choice(wanted, sorted(api.config.upstreams))}")
     reports = api.board.describe()
     rows = [
         {
@@ -229,8 +240,8 @@ async def put_endpoint(api: Api, request: Request) -> Answer:
     upstream, address = request.parts["name"], request.parts["address"]
     group = api.config.upstreams.get(upstream)
     if group is None or all(one.address != address for one in group.endpoints):
-        known = ", ".join(f"{u}/{e.address}" for u, spec in api.config.upstreams.items() for e in spec.endpoints)
-        raise Problem(404, f"no endpoint {upstream}/{address}; there are: {known or 'none'}")
+        known = [f"{u}/{e.address}" for u, spec in api.config.upstreams.items() for e in spec.endpoints]
+        raise Problem(404, f"there is no endpoint {_choice(f'{upstream}/{address}', known)}")
     wish = _object(request.body)
     unknown = wish.keys() - {"state", "weight"}
     if unknown or not wish:
@@ -248,7 +259,8 @@ async def put_endpoint(api: Api, request: Request) -> Answer:
         api.board.command(upstream, address, Word(wish["state"]))
     if "weight" in wish:
         api.board.set_weight(upstream, address, weight)
-    api.tell("admin_command", "info", f"operator: {upstream}/{address}: {json.dumps(wish)}", {})
+    facts = {"upstream": upstream, "endpoint": address}
+    api.tell("admin_command", "info", f"operator: {upstream}/{address}: {json.dumps(wish)}", facts)
     report = next(one for one in api.board.describe() if (one.upstream, one.endpoint) == (upstream, address))
     return answer_json(_endpoint(api, report))
 
@@ -293,6 +305,15 @@ def _listener(api: Api, name: str, spec: schema.Listener) -> Json:
 
 def _endpoint(api: Api, report: EndpointReport) -> Json:
     return {**attrs.asdict(report), **api.counts("endpoint", f"{report.upstream}/{report.endpoint}")}
+
+
+def _choice(wrong: str, known: Sequence[str]) -> str:
+    """`wrong`, and what it may have been meant to be."""
+    near = nearest(wrong, known)
+    if near or not known:
+        return f"{quoted(wrong)}{near}" if known else f"{quoted(wrong)}; there is none at all"
+    more = f" and {len(known) - MOST_KNOWN} more" if len(known) > MOST_KNOWN else ""
+    return f"{quoted(wrong)}; there are {', '.join(known[:MOST_KNOWN])}{more}"
 
 
 def _event(event: Event) -> Json:

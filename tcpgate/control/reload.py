@@ -1,15 +1,16 @@
 """A reload: read, check, diff, bind, build everywhere, swap everywhere; or nothing at all. And the truth about it.
 
-Theory of operation. Each step can fail, and until the last one nothing that serves has been touched: the new file is read and checked in
-a thread, new addresses are bound beside the old ones, log files are opened, every worker builds the new generation beside the old.
-Only when each has said that it holds it does `commit` swap the pointers. A failure closes what was opened for it and is told in the
-result, the event, systemd's status and the exit code of `tcpgate reload --wait`. Equal configs are a no-op, whatever the text.
+Theory of operation. Each step can fail, and until the last one nothing that serves has been touched: the new file is
+read and checked in a thread, new addresses are bound beside the old ones, log files are opened, every worker builds
+the new generation beside the old. Only when each has said that it holds it does `commit` swap the pointers. A failure
+closes what was opened for it and is told in the result, the event, systemd's status and the exit code of `tcpgate
+reload --wait`. Equal configs are a no-op, whatever the text.
 
-A generation's number is used once: after a failed attempt the next one takes another, so that a worker's late answer to the first is
-never taken for one to the second.
+A generation's number is used once: after a failed attempt the next one takes another, so that a worker's late answer
+to the first is never taken for one to the second.
 
-Owner: called from the supervisor's root nursery and from the admin API; one at a time, and those that wait meanwhile share
-one further run, because it reads the file after all of them asked.
+Owner: called from the supervisor's root nursery and from the admin API; one at a time, and those that wait meanwhile
+share one further run, because it reads the file after all of them asked.
 """
 
 from __future__ import annotations

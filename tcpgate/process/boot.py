@@ -1,7 +1,7 @@
 """From a config file's path to a gateway that runs: what `tcpgate run` and `tcpgate demo` call.
 
-Raises the limit of open files before the config is read, because the config is held against it; the same reading serves the
-first start, every reload and `tcpgate check`, so they cannot disagree.
+Raises the limit of open files before the config is read, because the config is held against it; the same reading
+serves the first start, every reload and `tcpgate check`, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def run_gateway(
 
 
 def _inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, socket.socket]:
-    """Listening sockets that systemd passed, by name. Of several with one name the first: `bind = "fd:NAME"` means one."""
+    """Listening sockets that systemd passed, by name. Of several with one name the first: `bind = "fd:NAME"` means
+    one."""
     passed = systemd.listen_fds(environ, os.getpid())
     return {name: socket.socket(fileno=fds[0]) for name, fds in passed.items()}
 

@@ -1,18 +1,20 @@
 """The workers: started, told of generations, watched, replaced. Owner: the supervisor's root nursery.
 
-A worker is a process of its own (`python -m tcpgate.process.worker`), started afresh rather than forked, because a fork inside a
-running Trio is not to be had. One task per worker index keeps it alive: start, bring to the current generation, listen to it
-until it ends, then start again, at once at first and with a growing pause if it keeps dying. Nothing of a worker's death
-touches the listening sockets: they are the supervisor's, and new connections wait in the backlog meanwhile.
+A worker is a process of its own (`python -m tcpgate.process.worker`), started afresh rather than forked, because a
+fork inside a running Trio is not to be had. One task per worker index keeps it alive: start, bring to the current
+generation, listen to it until it ends, then start again, at once at first and with a growing pause if it keeps dying.
+Nothing of a worker's death touches the listening sockets: they are the supervisor's, and new connections wait in the
+backlog meanwhile.
 
-Theory of operation. `current` is the generation that serves. Each worker has one task, `_follow_forever`, that brings it to
-`current` whenever it serves another one; nobody else commits. A reload first lets every worker that is at `current` hold the
-next generation (`prepare`), then makes that one `current` (`commit`) and waits for those workers to follow. So a worker that
-starts, or dies and starts, in the middle of a reload is never asked two things at once, and ends at `current` whichever way
-the reload goes. A worker that cannot follow is killed; its successor starts from nothing.
+Theory of operation. `current` is the generation that serves. Each worker has one task, `_follow_forever`, that brings
+it to `current` whenever it serves another one; nobody else commits. A reload first lets every worker that is at
+`current` hold the next generation (`prepare`), then makes that one `current` (`commit`) and waits for those workers
+to follow. So a worker that starts, or dies and starts, in the middle of a reload is never asked two things at once,
+and ends at `current` whichever way the reload goes. A worker that cannot follow is killed; its successor starts from
+nothing.
 
-An index has one keeper and so one process at a time: its page on the shared memory has one writer. A fleet that shrinks and
-grows again waits for the draining worker's end before it starts that index anew.
+An index has one keeper and so one process at a time: its page on the shared memory has one writer. A fleet that
+shrinks and grows again waits for the draining worker's end before it starts that index anew.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ class Fleet:
     # -- how many ---------------------------------------------------------------------------------------------------
 
     def resize(self, wanted: int, drain: float, nursery: trio.Nursery) -> None:
-        """Be `wanted` workers. New ones start in `nursery`; those above get `drain` seconds and are not started again."""
+        """Be `wanted` workers. New ones start in `nursery`; those above get `drain` seconds and are not started
+        again."""
         self.wanted, self.most = wanted, max(wanted, self.most)
         for index in range(1, wanted + 1):
             if index not in self._keepers:
@@ -165,7 +168,8 @@ class Fleet:
             worker.publish(changed)
 
     def _followers(self) -> list[RemoteWorker]:
-        """Those that serve the current generation and will serve the next; the others are on their way by themselves."""
+        """Those that serve the current generation and will serve the next; the others are on their way by
+        themselves."""
         number = self.current.number if self.current else 0
         return [worker for worker in self.workers.values() if not worker.leaving and worker.generation == number]
 

@@ -1,7 +1,8 @@
 """A log target opened before it is needed, so that a reload can fail for it while nothing has changed yet.
 
-A commit must not fail. So whoever prepares a generation opens the target that its config names, with `open`; the sink that is
-configured in the commit asks `take`, its opener, and gets that one. An abandoned generation's target is closed by `drop`.
+A commit must not fail. So whoever prepares a generation opens the target that its config names, with `open`; the sink
+that is configured in the commit asks `take`, its opener, and gets that one. An abandoned generation's target is
+closed by `drop`.
 
 Owner: none; used in the loop's own thread but for `open`, which may wait for a disk.
 """
@@ -37,7 +38,8 @@ class LogAhead:
                 raise ConfigError([Problem(one.file, one.line, self.key, one.text) for one in exc.problems]) from exc
 
     def take(self, name: str) -> Target | None:
-        """The target `name`, the sink's from now on. Raises ConfigError if it was not opened ahead and cannot be now."""
+        """The target `name`, the sink's from now on. Raises ConfigError if it was not opened ahead and cannot be
+        now."""
         if self._next is None or self._next[0] != name:
             self.open(name)
         taken, self._next = self._next, None

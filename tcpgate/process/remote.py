@@ -1,8 +1,9 @@
 """One worker process as its supervisor sees it: what it was asked, what it has, what it still has to hear.
 
-Questions about generations are asked by one task at a time (`fleet.py` says which) and answered through `hear`; a worker that
-ends answers all of them. Endpoint states are kept here until the worker's socket takes them, the last word on an
-endpoint replacing the one before, so that neither a slow worker nor a thousand changes at once can fill a queue.
+Questions about generations are asked by one task at a time (`fleet.py` says which) and answered through `hear`; a
+worker that ends answers all of them. Endpoint states are kept here until the worker's socket takes them, the last
+word on an endpoint replacing the one before, so that neither a slow worker nor a thousand changes at once can fill a
+queue.
 
 Owner: the fleet's task of that worker.
 """
@@ -168,8 +169,8 @@ async def start_worker(index: int, page_fd: int) -> RemoteWorker:
             [sys.executable, "-m", "tcpgate.process.worker", str(index), str(theirs.fileno()), str(page_fd)],
             pass_fds=(theirs.fileno(), page_fd),
             stdin=subprocess.DEVNULL,
-            # A terminal's Ctrl-C goes to the whole foreground group. It is meant for the supervisor, which then drains its
-            # workers; in a group of their own they do not hear of it, not even while they start.
+            # A terminal's Ctrl-C goes to the whole foreground group. It is meant for the supervisor, which then drains
+            # its workers; in a group of their own they do not hear of it, not even while they start.
             process_group=0,
         )
     except BaseException:

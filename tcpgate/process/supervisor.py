@@ -1,11 +1,12 @@
-"""The supervisor: one process that owns sockets, config, workers, probes and the admin API, and never touches a user's byte.
+"""The supervisor: one process that owns sockets, config, workers, probes and the admin API, and never touches a
+user's byte.
 
-It is ready only when it would serve: addresses bound, every worker on the first generation, and the first round of health
-checks done or its deadline passed. `process/boot.py` starts it.
+It is ready only when it would serve: addresses bound, every worker on the first generation, and the first round of
+health checks done or its deadline passed. `process/boot.py` starts it.
 
-Tasks (owner: the root nursery here): one keeper per worker (`fleet`), the probes' nursery, the admin server, signals, systemd's
-watchdog, the event log's writer, a task per reload asked for. None of them may end the gateway by a bug: a loop that fails is told,
-counted and begun again. A second signal to stop cancels the root.
+Tasks (owner: the root nursery here): one keeper per worker (`fleet`), the probes' nursery, the admin server, signals,
+systemd's watchdog, the event log's writer, a task per reload asked for. None of them may end the gateway by a bug: a
+loop that fails is told, counted and begun again. A second signal to stop cancels the root.
 """
 
 from __future__ import annotations

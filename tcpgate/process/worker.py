@@ -1,10 +1,11 @@
 """A worker: one process, one `trio.run`, everything that touches a user's byte.
 
-Started by `process/fleet.py` with its index, one end of the link and the shared page. It serves nothing until its first generation is
-committed. When the supervisor is gone it goes on with its last generation until a signal ends it.
+Started by `process/fleet.py` with its index, one end of the link and the shared page. It serves nothing until its
+first generation is committed. When the supervisor is gone it goes on with its last generation until a signal ends it.
 
-Tasks (owner: this file's root nursery): the link's reader, the beat, the sweep, the log writers, at most one build, one
-`ListenerServer` per listener. A generation is built in a thread, so that a drain is heard while a build is slow or stuck.
+Tasks (owner: this file's root nursery): the link's reader, the beat, the sweep, the log writers, at most one build,
+one `ListenerServer` per listener. A generation is built in a thread, so that a drain is heard while a build is slow
+or stuck.
 """
 
 from __future__ import annotations
@@ -163,7 +164,8 @@ class Worker:
         self.root.start_soon(self._build, held)
 
     async def _build(self, held: Held) -> None:
-        """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped meanwhile."""
+        """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped
+        meanwhile."""
         message = held.prepare
         make = functools.partial(
             build,

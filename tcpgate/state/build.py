@@ -22,7 +22,8 @@ def build(
     """The snapshot of `config`; ValueError or KeyError if it is not one that `config.check` passed."""
     filters = _filters(config, make_filter, previous)
     listeners = {
-        name: _keep_listener(name, spec, previous) or ListenerPlan(name=name, spec=spec, block=slots[f"listener/{name}"])
+        name: _keep_listener(name, spec, previous)
+        or ListenerPlan(name=name, spec=spec, block=slots[f"listener/{name}"])
         for name, spec in config.listeners.items()
     }
     routes = {
@@ -42,10 +43,9 @@ def _filters(config: schema.Config, make_filter: MakeFilter, previous: Snapshot 
     """Each filter by name; an unchanged one is the same object, so what it has counted stays."""
     made: dict[str, Filter] = {}
     if previous is not None:
-        for plan in previous.routes.values():
-            for name, filter_ in plan.filters:
-                if config.filters.get(name) == previous.config.filters.get(name):
-                    made[name] = filter_
+        old = previous.config.filters
+        in_use = (pair for plan in previous.routes.values() for pair in plan.filters)
+        made = {name: filter_ for name, filter_ in in_use if config.filters.get(name) == old.get(name)}
     for name, spec in config.filters.items():
         if name not in made:
             made[name] = make_filter(spec)

@@ -1,7 +1,8 @@
 """What supervisor and workers say to each other. Pure.
 
-Down (supervisor to worker) and up (worker to supervisor). `process/link.py` carries them: over a socketpair between processes, over
-memory channels in tests. No message holds an absolute Trio time: each run's clock has its own offset, so spans travel.
+Down (supervisor to worker) and up (worker to supervisor). `process/link.py` carries them: over a socketpair between
+processes, over memory channels in tests. No message holds an absolute Trio time: each run's clock has its own offset,
+so spans travel.
 
 A generation arrives in two steps, so that it is all or nothing over every worker: `Prepare` (build it, hold it), then
 `Commit` (swap to it) once every worker has said `Prepared` without a problem, else `Abandon`.
@@ -42,8 +43,9 @@ class Prepare:
     generation: int
     config: Config
     sockets: tuple[str, ...]
-    """Bind text of each listening socket that this worker does not have yet. A socket's identity is its bind text, so a
-    listener that is renamed, or that takes another's address over, goes on with the same socket and the same backlog."""
+    """Bind text of each listening socket that this worker does not have yet. A socket's identity is its bind text, so
+    a listener that is renamed, or that takes another's address over, goes on with the same socket and the same
+    backlog."""
     slots: Mapping[str, int]
     """Series key -> first slot on the shared page (`stats/page.py`); the whole map, it never shrinks in a run."""
     statuses: tuple[EndpointStatus, ...]
