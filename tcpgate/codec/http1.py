@@ -42,7 +42,7 @@ from tcpgate.codec.events import (
 )
 from tcpgate.codec.grammar import parse_request, parse_response
 from tcpgate.codec.inbox import Body, Inbox, request_opening, response_opening
-from tcpgate.codec.machine import Machine, framed, head_bytes, phrase
+from tcpgate.codec.machine import Machine, framed, head_bytes, judged, phrase
 from tcpgate.codec.syntax import is_value
 from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
 
@@ -356,9 +356,9 @@ class ClientCodec(_Codec):
         return head
 
     def _hear(self, head: ResponseHead) -> None:
-        """Tell h11 of a response by the meaning that the grammar found, written anew."""
+        """Tell h11 of a response by the meaning that the grammar found, written anew: as much as h11 goes by."""
         line = b"HTTP/%b %d %b" % (head.version, head.status, head.reason)
-        heard = self._machine.hear_head(head_bytes(line, framed(head.fields, head.framing)))
+        heard = self._machine.hear_head(head_bytes(line, framed(Fields(judged(head.fields)), head.framing)))
         if isinstance(heard, h11.Request) or heard.status_code != head.status:
             raise UPSTREAM_HEAD.malformed("head: another response to h11")
 

@@ -9,8 +9,8 @@ Source: h11 0.16 `_connection.py`, `_state.py`. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +20,7 @@ import h11
 from tcpgate.codec.blame import Blame
 from tcpgate.codec.events import Fields, Framing, Kind, Pair
 from tcpgate.codec.grammar import FRAMING_NAMES
+from tcpgate.codec.syntax import TOKEN, VALUE_CHAR
 from tcpgate.errors import Bug
 
 _NO_LIMIT = 1 << 40
@@ -94,42 +95,61 @@ class Machine:
 
     def say_request(self, method: bytes, target: bytes, pairs: list[Pair]) -> bytes:
         """The head of a request."""
-        with _ours():
-            return self._h11.send(h11.Request(method=method, target=target, headers=pairs))
+        self._say(h11.Request, method=method, target=target, headers=judged(pairs))
+        return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, _written(pairs))
 
     def say_informational(self, status: int, reason: bytes, pairs: list[Pair]) -> bytes:
         """A 1xx."""
-        with _ours():
-            return self._h11.send(h11.InformationalResponse(status_code=status, reason=reason, headers=pairs))
+        self._say(h11.InformationalResponse, status_code=status, reason=reason, headers=judged(pairs))
+        return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, _written(pairs))
 
     def say_response(self, status: int, reason: bytes, pairs: list[Pair]) -> bytes:
         """The head of a final response; h11 adds `Connection: close` where it must be."""
-        with _ours():
-            return self._h11.send(h11.Response(status_code=status, reason=reason, headers=pairs))
+        head = b"".join(self._say(h11.Response, status_code=status, reason=reason, headers=judged(pairs)))
+        first, _, fields = head.partition(b"\r\n")
+        others = [pair for pair in pairs if pair[0].lower() not in JUDGED]
+        return b"%b\r\n%b%b" % (first, _written(others), fields)
 
     def say_last(self, status: int, reason: bytes, pairs: list[Pair]) -> bytes:
         """The head of a response after a fault: h11 looks at its form, but not at whether it is the time for it."""
-        with _ours():
+        try:
             h11.Response(status_code=status, reason=reason, headers=pairs)
+        except h11.LocalProtocolError as exc:
+            raise Bug(f"h11: {exc}") from exc
         return head_bytes(b"HTTP/1.1 %d %b" % (status, reason), pairs)
 
     def say_data(self, data: bytes) -> list[bytes]:
         """Some of a body: `data` itself, uncopied, and the chunk framing around it."""
-        with _ours():
-            return self._h11.send_with_data_passthrough(h11.Data(data=data)) or []
+        return self._say(h11.Data, data=data)
 
     def say_end(self, trailers: list[Pair]) -> bytes:
         """The end of a body."""
-        with _ours():
-            return self._h11.send(h11.EndOfMessage(headers=trailers))
+        return b"".join(self._say(h11.EndOfMessage, headers=trailers))
+
+    def _say(self, kind: type[h11.Event], **facts: Any) -> list[bytes]:
+        try:
+            return self._h11.send_with_data_passthrough(kind(**facts)) or []
+        except h11.LocalProtocolError as exc:
+            raise Bug(f"h11: {exc}") from exc
 
 
-@contextmanager
-def _ours() -> Iterator[None]:
-    try:
-        yield
-    except h11.LocalProtocolError as exc:
-        raise Bug(f"h11: {exc}") from exc
+JUDGED = FRAMING_NAMES | {b"host", b"connection", b"upgrade"}
+"""Names of the fields that h11's state machine goes by. The others it would only check and copy, one by one, which is
+most of its cost; they are checked here, by one pattern for a whole head."""
+_are_fields = re.compile(rb"(?:" + TOKEN + rb": [" + VALUE_CHAR + rb"]*+\r\n)*").fullmatch
+
+
+def judged(pairs: Iterable[Pair]) -> list[Pair]:
+    """Those of `pairs` that h11 has to know."""
+    return [pair for pair in pairs if pair[0].lower() in JUDGED]
+
+
+def _written(pairs: list[Pair]) -> bytes:
+    """Field lines; Bug if one of `pairs` is not one line of the right form."""
+    lines = b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+    if not _are_fields(lines) or lines.count(b"\n") != len(pairs):
+        raise Bug("a field that no head may hold")
+    return lines
 
 
 def framed(fields: Fields, framing: Framing) -> list[Pair]:
