@@ -1,0 +1,1 @@
+"""What a worker holds: the frozen snapshot of one config generation, and the runtime that outlives it. Pure."""
