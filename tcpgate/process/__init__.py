@@ -1,0 +1,1 @@
+"""The processes themselves: supervisor, workers, the link between them, signals, systemd."""
