@@ -12,6 +12,7 @@ from tests.codec.memory_gateway import NAME, PEER, MemoryGateway, Reader, Record
 
 REQUESTS = load_requests()
 RESPONSES = load_responses()
+PEER_TEXT = str(PEER).encode()
 MANY = 4096
 """Longer messages are cut only around their ends when they are sent byte by byte."""
 
@@ -30,7 +31,7 @@ def read_answers(out: bytes, methods: Iterable[bytes]) -> list[Recorded]:
     """The responses in `out`, read as the answers to requests of `methods`; what is left over fails the test."""
     answers: list[Recorded] = []
     for method in methods:
-        reader = Reader(_asked(method))
+        reader = Reader(asked(method))
         reader.read(out)
         answers += reader.messages
         out = reader.wire.trailing_data[0] if reader.messages and reader.messages[-1].complete else b""
@@ -38,18 +39,18 @@ def read_answers(out: bytes, methods: Iterable[bytes]) -> list[Recorded]:
     return answers
 
 
-def _asked(method: bytes) -> h11.Connection:
+def asked(method: bytes) -> h11.Connection:
     client = h11.Connection(h11.CLIENT)
     client.send(h11.Request(method=method, target="/", headers=[("Host", "a.test"), ("Upgrade", "websocket")]))
     client.send(h11.EndOfMessage())
     return client
 
 
-def has(found: Recorded, wanted: Forwarded | ResponseCase) -> None:
+def has(found: Recorded, wanted: Forwarded | ResponseCase, peer: bytes = PEER_TEXT, gateway: bytes = NAME) -> None:
     """`found` carries what `wanted` names, and not what it bans."""
     fields = found.fields()
     for name, value in wanted.fields.items():
-        expected = value.replace(b"<peer>", str(PEER).encode()).replace(b"<name>", NAME)
+        expected = value.replace(b"<peer>", peer).replace(b"<name>", gateway)
         assert fields.get(name) == expected, name
     for name in wanted.absent:
         assert name not in fields
@@ -57,12 +58,12 @@ def has(found: Recorded, wanted: Forwarded | ResponseCase) -> None:
     assert found.trailers == dict(wanted.trailers)
 
 
-def forwarded_as(found: Recorded, wanted: Forwarded) -> None:
+def forwarded_as(found: Recorded, wanted: Forwarded, peer: bytes = PEER_TEXT, gateway: bytes = NAME) -> None:
     """The origin got `wanted`."""
     assert isinstance(found.head, h11.Request)
     assert (found.head.method, found.head.target) == (wanted.method, wanted.target)
     assert found.fields()[b"host"] == wanted.host
-    has(found, wanted)
+    has(found, wanted, peer, gateway)
 
 
 @pytest.mark.parametrize("case", REQUESTS, ids=lambda case: case.name)
@@ -109,7 +110,7 @@ def look_after(gateway: MemoryGateway, case: RequestCase) -> None:
 def test_a_response_has_the_verdict_of_the_corpus(case: ResponseCase) -> None:
     for reads in cuts(case.raw):
         gateway = answered_with(case, reads)
-        client = Reader(_asked(case.method))
+        client = Reader(asked(case.method))
         client.read(bytes(gateway.out), eof=gateway.closed)
         assert tuple(client.informational) == case.informational
         assert gateway.tunnel is case.tunnel
