@@ -96,7 +96,7 @@ def downstream_fields(head: ResponseHead, *, date: bytes, via: bytes = b"") -> F
         dropped -= {b"proxy-authenticate"}
     fields = head.fields.without(dropped)
     pairs: list[Pair] = []
-    if head.status >= 200 and b"date" not in fields:
+    if head.status >= 200 and (b"date" not in head.fields or b"date" in dropped):
         pairs.append((b"Date", date))
     if via:
         pairs.append((b"Via", b"%b %b" % (head.version, via)))

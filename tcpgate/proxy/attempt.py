@@ -71,9 +71,11 @@ class Attempt:
         self._failure: GateError | None = None
         self._continue_due = math.inf
         """When we say 100 ourselves."""
+        self._said_continue = False
+        """We have: the endpoint's 100 to the same expectation would be a second one."""
         self._head_due = math.inf
         """By when the final head must be here; known once the request is sent."""
-        self._waiting = trio.CancelScope()
+        self._waiting: trio.CancelScope | None = None
         """Around the wait for a head."""
 
     async def run(self) -> None:
@@ -182,7 +184,9 @@ class Attempt:
             # The endpoint stopped reading: it may have answered first (413, 401), and if it has not, the receive half
             # sees the same loss and says so.
         self.sent_at = trio.current_time()
-        self._head_due = self._waiting.deadline = self.sent_at + self.timeouts.first_byte
+        self._head_due = self.sent_at + self.timeouts.first_byte
+        if self._waiting is not None:
+            self._waiting.deadline = self._head_due
 
     async def _send_pieces(self, up: pool.UpstreamConnection, first: bytes) -> None:
         """Head, body, end. What is here goes out in one write, so a small request is one packet."""
@@ -220,7 +224,8 @@ class Attempt:
 
     async def _receive_head(self, up: pool.UpstreamConnection, until: float = math.inf) -> bool:
         """Some of what the endpoint says before or with its final head; False: it has said nothing `until` then."""
-        with trio.CancelScope(deadline=min(until, self._head_due)) as self._waiting:
+        with trio.CancelScope(deadline=min(until, self._head_due)) as waiting:
+            self._waiting = waiting
             try:
                 up.codec.receive(await up.stream.receive_some())
             except UpstreamError as exc:
@@ -228,15 +233,16 @@ class Attempt:
                     # A reset instead of an answer on a reused connection: it was closed before our request came.
                     raise UpstreamError(exc.reason, exc.detail, retry=Retry.IF_REUSED) from exc
                 raise
-        if self._waiting.cancelled_caught and trio.current_time() >= self._head_due:
+        if waiting.cancelled_caught and trio.current_time() >= self._head_due:
             raise UpstreamError(
                 Reason.FIRST_BYTE_TIMEOUT, f"no answer within {self.timeouts.first_byte:g}s", retry=Retry.SAFE
             )
-        return not self._waiting.cancelled_caught
+        return not waiting.cancelled_caught
 
     async def _say_continue(self) -> None:
         """The endpoint has had its time to say 100. If the client still waits for it, we say it."""
         if self.down.codec.waiting_for_continue:
+            self._said_continue = True
             await self._send([self.down.codec.send_informational(100)])
             self.body.go_on()
 
@@ -289,8 +295,8 @@ class Attempt:
                     return True
 
     def _take_informational(self, event: ResponseHead, buffers: list[Buffer]) -> None:
-        """Passed on as it comes (RFC 9110 15.2), but for a 1.0 client, or a 100 that nobody waits for any more."""
-        if self.head.version == b"1.0" or (event.status == 100 and not self.down.codec.waiting_for_continue):
+        """Passed on as it comes, asked for or not (RFC 9110 15.2), but for a 1.0 client, or a 100 that we have said."""
+        if self.head.version == b"1.0" or (event.status == 100 and self._said_continue):
             return
         buffers.append(self.down.codec.send_informational(event.status, self.exchange.incoming_fields(event)))
         if event.status == 100:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 def client_of(connection: HttpConnection, head: RequestHead) -> Address | None:
     """Who asks, as far as trusted proxies can be believed; None: from a unix socket, and nobody said more."""
+    if not connection.is_trusted:
+        return connection.address  # most peers speak for themselves, so nothing has to be read
     return forwarded.client_address(connection.address, connection.plan.spec.trusted_proxies, head.fields)
 
 
@@ -32,19 +34,34 @@ def id_of(connection: HttpConnection, head: RequestHead) -> str:
 def outgoing(exchange: Exchange) -> Fields:
     """The request fields as an endpoint gets them."""
     connection, head = exchange.connection, exchange.head
-    forwarding = forwarded.forwarding_fields(
+    fields = hop.upstream_fields(
+        head,
+        _forwarding(connection, head),
+        trusted=connection.is_trusted,
+        fallback_host=(exchange.record.upstream or "upstream").encode(),
+    )
+    if connection.is_trusted:
+        fields = fields.without({b"x-request-id"})
+    return exchange.view.request.apply(fields.plus([(b"X-Request-Id", exchange.record.id.encode())]))
+
+
+def _forwarding(connection: HttpConnection, head: RequestHead) -> Fields:
+    """X-Forwarded-*, Forwarded and Via. A peer that speaks for itself gets the same ones again for the same host."""
+    constant = not connection.is_trusted and b"via" not in head.fields
+    key = (head.authority, head.version)
+    if constant and connection.forwarding is not None and connection.forwarding[0] == key:
+        return connection.forwarding[1]
+    fields = forwarded.forwarding_fields(
         head,
         peer=connection.address,
         trusted=connection.is_trusted,
         secure=False,
         port=connection.port,
-        name=exchange.plane.name,
+        name=connection.plane.name,
     )
-    fields = hop.upstream_fields(
-        head, forwarding, trusted=connection.is_trusted, fallback_host=(exchange.record.upstream or "upstream").encode()
-    )
-    fields = fields.without({b"x-request-id"}).plus([(b"X-Request-Id", exchange.record.id.encode())])
-    return exchange.view.request.apply(fields)
+    if constant:
+        connection.forwarding = (key, fields)
+    return fields
 
 
 def incoming(exchange: Exchange, response: ResponseHead) -> Fields:
@@ -52,5 +69,6 @@ def incoming(exchange: Exchange, response: ResponseHead) -> Fields:
     fields = hop.downstream_fields(response, date=exchange.plane.date(), via=exchange.plane.name)
     if response.informational:
         return fields
-    fields = fields.without({b"x-request-id"}).plus([(b"X-Request-Id", exchange.record.id.encode())])
-    return exchange.view.response.apply(fields)
+    if b"x-request-id" in response.fields:
+        fields = fields.without({b"x-request-id"})
+    return exchange.view.response.apply(fields.plus([(b"X-Request-Id", exchange.record.id.encode())]))

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from tcpgate.codec import forwarded
-from tcpgate.codec.events import Closed, Limits, RequestHead
+from tcpgate.codec.events import Closed, Fields, Limits, RequestHead
 from tcpgate.codec.http1 import ServerCodec
 from tcpgate.errors import Bug, ClientError, GateError, Reason
 from tcpgate.net.address import port_of
@@ -43,8 +43,8 @@ class HttpConnection:
     """One client's connection."""
 
     def __init__(self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None) -> None:
-        self.address = address
-        """The peer's; None for a unix socket."""
+        self.address = None if address is None else forwarded.plain(address)
+        """The peer's, IPv4 as IPv4 whatever the socket; None for a unix socket."""
         self.plane = plane
         self.plan = plan
         """The listener as it was when the connection came; a reload changes it for later ones."""
@@ -57,9 +57,11 @@ class HttpConnection:
         self.is_leaving = False
         self.is_spoilt = False
         """What was sent to the client is not whole, so nothing may follow it."""
-        self.is_trusted = forwarded.is_trusted(address, plan.spec.trusted_proxies)
+        self.is_trusted = forwarded.is_trusted(self.address, plan.spec.trusted_proxies)
         """The peer may speak for others."""
         self.port = port_of(stream.sock.getsockname())
+        self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
+        """What the last request's forwarding fields were, and for which host and version (heads.py)."""
         self.snapshot = plane.snapshot
         """The newest generation that has this listener: what its requests are looked up in."""
         self.exchange_began = trio.current_time()
