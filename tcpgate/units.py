@@ -157,7 +157,7 @@ class Networks:
 
 @attrs.frozen
 class HostPort:
-    """"10.0.0.1:80", "[::1]:80" or "db.internal:5432". str() is the canonical text."""
+    """ "10.0.0.1:80", "[::1]:80" or "db.internal:5432". str() is the canonical text."""
 
     host: str
     """A numeric address in canonical form, without brackets, or a name in lower case."""
@@ -171,7 +171,7 @@ class HostPort:
 
 @attrs.frozen
 class UnixPath:
-    """"unix:/run/app.sock"."""
+    """ "unix:/run/app.sock"."""
 
     path: str
 
@@ -181,7 +181,7 @@ class UnixPath:
 
 @attrs.frozen
 class InheritedFd:
-    """"fd:web": a listening socket that was opened for us, by its name (systemd's FileDescriptorName)."""
+    """ "fd:web": a listening socket that was opened for us, by its name (systemd's FileDescriptorName)."""
 
     name: str
 

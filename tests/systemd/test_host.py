@@ -64,17 +64,24 @@ def test_the_modules_are_compiled_as_the_service_may_not_write_there(installed: 
         assert list((source.parent / "__pycache__").glob(f"{source.stem}.*.pyc")), source
 
 
-def test_a_second_install_keeps_the_config_and_the_release_before(host: Path) -> None:
+def test_a_second_install_keeps_the_config_and_the_releases_in_use(host: Path) -> None:
     config = host / "etc/tcpgate/tcpgate.toml"
     config.write_text("# mine\n")
     stale = host / "opt/tcpgate/releases/0.0.1-20200101T000000Z"
     stale.mkdir()
+    running = host / "opt/tcpgate/releases/0.0.2-20200102T000000Z"
+    program = running / "bin" / "sleep"
+    program.parent.mkdir(parents=True)
+    shutil.copy("/bin/sleep", program)
     before = release(host)
-    said = host_command("install", host)
+    with subprocess.Popen([program, "300"]) as gateway:
+        said = host_command("install", host)
+        gateway.kill()
     assert config.read_text() == "# mine\n"
     assert f"kept {config}" in said
     assert release(host) != before
-    assert set(releases(host)) == {before, release(host)}, "the one before stays, for a way back; older ones go"
+    # The one before stays, for a way back, and the one that a gateway still starts its workers from.
+    assert set(releases(host)) == {running, before, release(host)}
 
 
 def test_a_failed_install_leaves_what_was_there(host: Path) -> None:
