@@ -6,13 +6,12 @@ RFC's own MUSTs, each with its reason:
 - CRLF only. RFC 9112 2.2 lets a recipient take a bare LF; two recipients then see two heads.
 - obs-fold is refused in both directions (5.2 allows 400 and 502).
 - Content-Length is one field line of at most 19 digits. 6.3 allows to merge equal ones; who merges is ambiguous.
-- Transfer-Encoding is exactly `chunked`, one line, in 1.1, without Content-Length. A final coding that is not
-  chunked is a MUST-400 (6.3); an unknown coding before a final chunked is 501 (6.1).
+- Transfer-Encoding is one `chunked` in one line, in 1.1, without Content-Length. A final coding that is not chunked is
+  a MUST-400 (6.3); an unknown coding before a final chunked is 501 (6.1). Empty list members beside it are ignored,
+  a MUST of 9110 5.6.1.2.
 - A name that CGI and its heirs (WSGI, FastCGI, PHP) would read as a framing field (Content_Length) is refused.
 - HTTP/1.2 to 1.9 do not exist: 505. 9110 2.5 would treat them as 1.1 (a SHOULD); only probes for disagreement send
   them.
-- An absolute-form target must name the authority that Host names. 9112 3.2.2 has the target win silently; whoever
-  stands before us may have let Host win.
 - An https target needs a secure connection (9110 7.4, a MUST), else 421.
 - A method has at most 32 bytes (9112 3: longer than any known, 501).
 - Authorization and Content-Type come once: who judges the first and who obeys the last are not the same.
@@ -45,7 +44,7 @@ from tcpgate.codec.events import (
     Version,
     of_length,
 )
-from tcpgate.codec.syntax import OWS, TOKEN, VALUE_CHAR, is_token, split_list
+from tcpgate.codec.syntax import OWS, TOKEN, VALUE_CHAR, is_token
 from tcpgate.codec.target import Authority, Target, parse_authority, parse_target
 from tcpgate.errors import ClientError, Reason, UpstreamError
 
@@ -151,9 +150,9 @@ def _is_chunked(fields: Fields, version: Version, blame: Blame) -> bool:
         raise blame.malformed("Transfer-Encoding: in an HTTP/1.0 message")
     if b"content-length" in fields:
         raise blame.malformed("Transfer-Encoding: together with Content-Length")
-    if len(values) == 1 and values[0].lower() == b"chunked":
+    codings = fields.tokens(b"transfer-encoding")
+    if len(values) == 1 and codings == [b"chunked"]:
         return True
-    codings = [coding.lower() for value in values for coding in split_list(value)]
     *before, final = codings or [b""]
     if blame is CLIENT and before and final == b"chunked" and all(map(_is_other_coding, before)):
         raise ClientError(Reason.CODING_UNSUPPORTED, "Transfer-Encoding: a coding other than chunked")
@@ -262,7 +261,7 @@ def _check_names(fields: Fields) -> None:
 
 
 def _authority(target: Target, fields: Fields, version: Version, *, secure: bool) -> Authority:
-    """The authority that target and Host agree on. Raises ClientError."""
+    """The one authority that the request is for: the target's, else Host's. Raises ClientError."""
     hosts = fields.all(b"host")
     if len(hosts) > 1:
         raise CLIENT.malformed("Host: more than one")
@@ -275,13 +274,7 @@ def _authority(target: Target, fields: Fields, version: Version, *, secure: bool
         return named or Authority(b"", b"", None)
     if target.scheme == b"https" and not secure:
         raise ClientError(Reason.BAD_REQUEST, "request-target: https over a connection that is not", status=421)
-    if named is not None and not _agree(target.authority, named, target.scheme):
-        raise CLIENT.malformed("Host: names another authority than the request-target")
-    return target.authority
-
-
-def _agree(one: Authority, other: Authority, scheme: bytes) -> bool:
-    return one.host == other.host and one.port_for(scheme) == other.port_for(scheme)
+    return target.authority  # RFC 9112 3.2.2: Host, valid or refused above, MUST then be ignored
 
 
 def _connection_options(fields: Fields) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Where a request wants to go: request-target and Host, and the one authority that both must agree on.
+"""Where a request wants to go: request-target and Host.
 
 What is accepted is less than RFC 3986 allows wherever two recipients are known to read the rest differently:
 - A host is a DNS-like name, an IPv4 address or an IPv6 literal. Percent-encoding and sub-delims (a comma!) are refused.
@@ -25,7 +25,7 @@ _LITERAL = re.compile(rb"\[([0-9A-Fa-f:.]++)\](?::([0-9]*+))?")
 _PATH = re.compile(rb"/(?:[0-9A-Za-z\-._~!$&'()*+,;=:@/\[\]|^{}]++|%(?!00)[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(rb"[\x21\x22\x24-\x7e]*+")
 _ABSOLUTE = re.compile(rb"([A-Za-z][0-9A-Za-z+.-]*+)://([^/?]*+)(.*+)", re.DOTALL)
-_DEFAULT_PORTS = {b"http": 80, b"https": 443}
+_SCHEMES = (b"http", b"https")
 
 
 @attrs.frozen
@@ -37,10 +37,6 @@ class Authority:
     host: bytes
     """Lower-case, one final dot taken off, IPv6 shortened and in brackets."""
     port: int | None
-
-    def port_for(self, scheme: bytes) -> int:
-        """The port meant, by the scheme's default if none is written."""
-        return self.port if self.port is not None else _DEFAULT_PORTS[scheme]
 
 
 @attrs.frozen
@@ -106,7 +102,7 @@ def _absolute(method: bytes, text: bytes) -> Target:
     if match is None:
         raise CLIENT.malformed("request-target: none of the forms that this method can have")
     scheme = match[1].lower()
-    if scheme not in _DEFAULT_PORTS:
+    if scheme not in _SCHEMES:
         raise CLIENT.malformed("request-target: a scheme other than http or https")
     authority = parse_authority(match[2])
     rest = match[3]
