@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tcpgate.config import schema
 from tcpgate.policy.health import EndpointState
 from tcpgate.state.messages import EndpointStatus
+from tcpgate.units import Seconds
 from tests.state.world import config, upstream, world
 
 
@@ -56,7 +57,7 @@ def test_what_the_spread_does_not_read_leaves_the_spread_alone() -> None:
         spread = here.runtime.upstreams["api"].spread
         changed = attrs.evolve(
             upstream("a:1", "b:1", balance="weighted_round_robin"),
-            timeouts=schema.UpstreamTimeouts(connect=schema.Seconds(1.0)),
+            timeouts=schema.UpstreamTimeouts(connect=Seconds(1.0)),
             pool=schema.Pool(idle=3),
         )
         here.apply(config(api=changed))
