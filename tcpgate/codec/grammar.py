@@ -77,16 +77,11 @@ def split_head(head: bytes, blame: Blame) -> list[bytes]:
 
 
 def parse_field(line: bytes, blame: Blame) -> Pair:
-    """One field line as (name as sent, trimmed value). Raises `blame`'s error, naming the rule."""
-    match = _FIELD_LINE.fullmatch(line)
-    if match is None:
-        raise blame.malformed(_wrong_with_field(line))
-    return match[1], match[2].strip(OWS)
+    """One field line as (name as sent, trimmed value). Raises `blame`'s error, naming the rule.
 
-
-def _parse_spaced_field(line: bytes, blame: Blame) -> Pair:
-    """`parse_field` for responses: white space before the colon is removed, as RFC 9112 5.1 tells a proxy."""
-    match = _SPACED_FIELD_LINE.fullmatch(line)
+    White space before the colon is removed from responses, as RFC 9112 5.1 tells a proxy; in a request it is an error.
+    """
+    match = (_FIELD_LINE if blame is CLIENT else _SPACED_FIELD_LINE).fullmatch(line)
     if match is None:
         raise blame.malformed(_wrong_with_field(line))
     return match[1], match[2].strip(OWS)
@@ -119,8 +114,7 @@ def parse_fields(lines: Sequence[bytes], limits: Limits, blame: Blame) -> Fields
     """The fields of a head. Raises `blame`'s error."""
     if len(lines) > limits.headers:
         raise blame.too_large(f"head: more than {limits.headers} fields")
-    parse = parse_field if blame is CLIENT else _parse_spaced_field
-    return Fields([parse(line, blame) for line in lines])
+    return Fields([parse_field(line, blame) for line in lines])
 
 
 # -- framing --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ A case (tests/corpus/foreign/*.toml) is a table:
 
     rule        the requirement, with its section
     send        what the client sends; a line break in the TOML is CRLF, `\\n` `\\r` `\\xNN` are bytes, `\\N` is CRLF,
-                `\\{x*9}` is nine x
+                `\\{x*9}` is nine x, `\\{wait}` a pause
     each        one case for each value, put in the place of `@@`
     refuse      statuses with which the gateway itself may answer; nothing may then have reached the origin
     forward     requests that must reach the origin, in order: start ("POST /x"), body, host, has, lacks, trailers

@@ -57,9 +57,10 @@ class Origin:
     """Answers under way."""
 
     async def serve(self, task_status: trio.TaskStatus[int]) -> None:
-        """Listen on a free port until cancelled."""
+        """Listen on a free port of 127.0.0.1 and .2, so that the gateway may take it for two, until cancelled."""
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
+        listeners += await trio.open_tcp_listeners(self.port, host="127.0.0.2")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, self._connection, listeners)
             task_status.started(self.port)
@@ -197,8 +198,12 @@ class Client:
     async def send(self, raw: bytes, step: int) -> None:
         """All of it, in pieces of `step` bytes."""
         with contextlib.suppress(trio.BrokenResourceError):
-            for start in range(0, len(raw), step):
-                await self.stream.send_all(raw[start : start + step])
+            for index, part in enumerate(_STAGE_MARK.split(raw)):
+                if index % 2:
+                    await trio.sleep(PAUSE)
+                    continue
+                for start in range(0, len(part), step):
+                    await self.stream.send_all(part[start : start + step])
 
     async def response(self, method: bytes) -> tuple[Message | None, list[Message]]:
         """The next final response (None: none came, or not all of it) and the informational ones before it."""

@@ -19,7 +19,7 @@ bind = ["127.0.0.1:0"]
 [routes.all]
 upstream = "api"
 [upstreams.api]
-endpoints = ["127.0.0.1:{port}"]
+endpoints = ["127.0.0.1:{port}", "127.0.0.2:{port}"]
 """
 
 
