@@ -33,6 +33,11 @@ class Status(Protocol):
         ...
 
     @property
+    def endpoint(self) -> str:
+        """The endpoint's address."""
+        ...
+
+    @property
     def state(self) -> EndpointState:
         """Its state."""
         ...
@@ -62,21 +67,28 @@ class Change:
 class Standings:
     """Every upstream's standing. Starts from the best: what is first seen well is no news."""
 
+    _seen: dict[str, dict[str, Status]] = attrs.field(factory=dict)
+    """Upstream -> endpoint -> what was last said of it."""
     _down: set[str] = attrs.field(factory=set)
     _panic: set[str] = attrs.field(factory=set)
 
-    def judge(self, upstreams: Mapping[str, Upstream], statuses: Iterable[Status]) -> list[Change]:
-        """What has changed since the last call. An upstream that is no longer in the config is forgotten."""
-        members: dict[str, list[Status]] = {}
-        for status in statuses:
-            members.setdefault(status.upstream, []).append(status)
-        self._down &= upstreams.keys()
-        self._panic &= upstreams.keys()
+    def judge(self, upstreams: Mapping[str, Upstream], changed: Iterable[Status]) -> list[Change]:
+        """What the `changed` statuses change for their upstreams. `upstreams` is the config that serves; what is no
+        longer in it is forgotten, so after a reload all statuses are to be given."""
+        touched: dict[str, None] = {}
+        for status in changed:
+            self._seen.setdefault(status.upstream, {})[status.endpoint] = status
+            touched[status.upstream] = None
+        for name in self._seen.keys() - upstreams.keys():
+            del self._seen[name]
+            self._down.discard(name)
+            self._panic.discard(name)
         changes: list[Change] = []
-        for name, spec in upstreams.items():
-            group = members.get(name, [])
+        for name in touched.keys() & upstreams.keys():
+            addresses = {endpoint.address for endpoint in upstreams[name].endpoints}
+            group = [status for address, status in self._seen[name].items() if address in addresses]
             if not any(status.unproved for status in group):
-                changes += self._judge(name, spec, group)
+                changes += self._judge(name, upstreams[name], group)
         return changes
 
     def _judge(self, name: str, spec: Upstream, group: list[Status]) -> Iterable[Change]:

@@ -17,7 +17,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from tcpgate.control.probe import probe_once
 from tcpgate.control.reload import Reloader, ReloadResult, bind_problem
 from tcpgate.errors import Problem
 from tcpgate.net.bound import Binder
+from tcpgate.policy.standing import Standings
 from tcpgate.process import limits, systemd
 from tcpgate.process.fleet import BEAT, Fleet
 from tcpgate.process.log_ahead import LogAhead
@@ -87,11 +88,12 @@ class Supervisor:
             rest=lambda: self.config.gateway.worker_silence,
         )
         self.board = HealthBoard(
-            publish=lambda changed: self.fleet.publish(tuple(changed)),
+            publish=self._publish,
             tell=self.tell,
             ask=functools.partial(probe_once, kinds=kinds.PROBES),
             rng=random.Random(),
         )
+        self.standings = Standings()
         publisher = Publisher(self.fleet, self.layout)
         self.reloader = Reloader(load=reread, binder=binder, publisher=publisher, beside=self, tell=self.tell)
         self.ready = False
@@ -233,6 +235,7 @@ class Supervisor:
     def apply(self, config: schema.Config, old: schema.Config | None) -> None:
         """A generation serves: bring what lives in this process to it."""
         self.board.apply(config.upstreams, self.probes)
+        self._judge(self.board.statuses())
         self._configure_logs(config.log)
         self.fleet.resize(limits.workers(config.gateway.workers), config.gateway.drain, self.root)
 
@@ -311,6 +314,16 @@ class Supervisor:
         reloader: Reloader | None = getattr(self, "reloader", None)  # a sink may speak before there is one
         generation = reloader.generation if reloader is not None else 0
         self.journal.tell(kind, level, text, facts, ts=time.time(), generation=generation)
+
+    def _publish(self, changed: Sequence[messages.EndpointStatus]) -> None:
+        self.fleet.publish(tuple(changed))
+        self._judge(changed)
+
+    def _judge(self, changed: Sequence[messages.EndpointStatus]) -> None:
+        """Workers hear of endpoints; people hear of upstreams that have nobody left."""
+        for change in self.standings.judge(self.config.upstreams, changed):
+            down = change.kind in ("upstream_down", "panic_on")
+            self.tell(change.kind, "error" if down else "info", change.text, {"upstream": change.upstream})
 
     def _observe(self, seen: messages.Observed) -> None:
         self.board.observe(seen)

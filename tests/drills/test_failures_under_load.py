@@ -110,10 +110,12 @@ async def test_with_all_origins_down_it_says_why_and_serves_within_a_probe_of_th
                 await eventually(lambda: load.statuses[200] > 0, within=5, what="service after the first return")
                 served_after = trio.current_time() - returned
             line = await gateway.access_line(lambda line: line["status"] == 503)
+            kinds = [event["kind"] for event in await gateway.events() if event["kind"].startswith("upstream_")]
     finally:
         for origin in origins:
             origin.kill()
     print(f"served {served_after:.2f} s after the first return; 503 said: {line['reason']}, {line['detail']}")
+    assert kinds == ["upstream_down", "upstream_up"]
     assert line["reason"] == "no_endpoint"
     assert f"127.0.0.1:{ports[0]}" in line["detail"]
     assert line["answered_by"] == "gateway"

@@ -18,17 +18,21 @@ class Seen:
     """An endpoint's status, as far as standings look."""
 
     state: EndpointState
+    endpoint: str = "a:1"
     upstream: str = "api"
     weight: float = 1.0
     unproved: bool = False
 
 
 def upstream(panic_below: int = 0, panic: str = "all") -> Upstream:
-    return Upstream(endpoints=(Endpoint(address="a:1"),), panic_below=panic_below, panic=panic)  # type: ignore[arg-type]
+    endpoints = tuple(Endpoint(address=f"{index}:1") for index in range(4))
+    return Upstream(endpoints=endpoints, panic_below=panic_below, panic=panic)  # type: ignore[arg-type]
 
 
 def kinds(standings: Standings, spec: Upstream, *states: EndpointState) -> list[str]:
-    return [change.kind for change in standings.judge({"api": spec}, [Seen(state) for state in states])]
+    spec = attrs.evolve(spec, endpoints=spec.endpoints[: len(states)])
+    seen = [Seen(state, f"{index}:1") for index, state in enumerate(states)]
+    return [change.kind for change in standings.judge({"api": spec}, seen)]
 
 
 def test_nobody_left_and_somebody_again_are_told_once_each() -> None:
@@ -56,7 +60,7 @@ def test_maintenance_makes_no_panic_but_can_leave_nobody() -> None:
 
 def test_an_upstream_that_nobody_has_probed_yet_is_not_down() -> None:
     standings = Standings()
-    assert standings.judge({"api": upstream()}, [Seen(DOWN, unproved=True), Seen(DOWN)]) == []
+    assert standings.judge({"api": upstream()}, [Seen(DOWN, "0:1", unproved=True), Seen(DOWN, "1:1")]) == []
 
 
 def test_an_upstream_that_a_reload_removes_is_forgotten() -> None:
@@ -64,6 +68,20 @@ def test_an_upstream_that_a_reload_removes_is_forgotten() -> None:
     assert kinds(standings, spec, DOWN) == ["upstream_down"]
     assert standings.judge({}, []) == []
     assert kinds(standings, spec, DOWN) == ["upstream_down"]
+
+
+def test_what_one_endpoint_says_is_held_against_what_the_others_said_before() -> None:
+    standings, spec = Standings(), attrs.evolve(upstream(), endpoints=upstream().endpoints[:2])
+    assert standings.judge({"api": spec}, [Seen(HEALTHY, "0:1"), Seen(DOWN, "1:1")]) == []
+    (change,) = standings.judge({"api": spec}, [Seen(DOWN, "0:1")])
+    assert change.kind == "upstream_down"
+    assert "0 of 2 endpoints" in change.text
+
+
+def test_a_reload_that_leaves_only_the_lost_ones_is_news() -> None:
+    standings = Standings()
+    assert kinds(standings, upstream(), DOWN, HEALTHY) == []
+    assert kinds(standings, upstream(), DOWN) == ["upstream_down"]
 
 
 @given(st.lists(st.lists(st.sampled_from(EndpointState), min_size=1, max_size=4), max_size=20), st.integers(0, 100))
