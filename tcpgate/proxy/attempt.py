@@ -144,6 +144,8 @@ class Attempt:
         )
         if self.body.is_here and await self._quickly(up, first):
             return
+        if head.expect_continue:
+            self._continue_due = trio.current_time() + CONTINUE_AFTER
         async with trio.open_nursery() as halves:
             halves.start_soon(self._send_half, up, first, halves.cancel_scope)
             try:
@@ -173,8 +175,6 @@ class Attempt:
 
     async def _send_request(self, up: pool.UpstreamConnection, first: bytes) -> None:
         """Until the endpoint has all of it, or reads no more. Raises ClientError, or UPSTREAM_WRITE_TIMEOUT."""
-        if self.head.expect_continue:
-            self._continue_due = trio.current_time() + CONTINUE_AFTER
         try:
             await self._send_pieces(up, first)
             self._request_whole = True
