@@ -48,7 +48,7 @@ from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
 
 READ_AHEAD = 64 << 10
 """Bytes held that nobody has asked for yet (pipelined requests, a body faster than its reader); then reading stops."""
-MAX_INFORMATIONAL = 64
+MAX_INFORMATIONAL = 1000
 """1xx heads before a final one; an endpoint that sends more is not going to answer."""
 
 
