@@ -235,7 +235,7 @@ def upstreams(api: Api, request: Request) -> Answer:
     return answer_json(rows if wanted is None else rows[0])
 
 
-async def put_endpoint(api: Api, request: Request) -> Answer:
+def put_endpoint(api: Api, request: Request) -> Answer:
     """Set an endpoint's state (ready, drain, maint) or weight: {"state": "drain"} or {"weight": 3}."""
     upstream, address = request.parts["name"], request.parts["address"]
     group = api.config.upstreams.get(upstream)

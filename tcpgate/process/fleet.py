@@ -20,10 +20,9 @@ shrinks and grows again waits for the draining worker's end before it starts tha
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import attrs
 import trio
@@ -45,6 +44,8 @@ HOPELESS = 3
 
 Tell = Callable[[str, str, str, Mapping[str, str | int | float]], None]
 """(kind, level, text, facts) for the event journal."""
+Start = Callable[[int, int], Awaitable[RemoteWorker]]
+"""(index, fd of the shared page) to a worker that runs. Raises OSError."""
 
 log = logging.getLogger("tcpgate.process.fleet")
 
@@ -62,6 +63,7 @@ class Fleet:
     """The shared page's layout as it is now."""
     rest: Callable[[], float]
     """Seconds without a beat after which a worker counts as hung."""
+    start: Start = start_worker
     current: Generation | None = None
     workers: dict[int, RemoteWorker] = attrs.field(factory=dict)
     wanted: int = 0
@@ -240,7 +242,7 @@ class Fleet:
 
     async def _live(self, index: int) -> None:
         """One worker's life, from start to its end."""
-        worker = await start_worker(index, self.shared.fd)
+        worker = await self.start(index, self.shared.fd)
         self.workers[index] = worker
         facts = {"worker": index, "pid": worker.process.pid}
         self.tell("worker_started", "info", f"worker {index} started", facts)
@@ -302,7 +304,7 @@ class Fleet:
                 worker.process.send_signal(signal.SIGABRT)
                 await trio.sleep(1)
                 worker.process.kill()
-                await trio.sleep(math.inf)
+                await trio.sleep_forever()
 
     def _tell_end(self, worker: RemoteWorker, *, asked: bool) -> None:
         facts = {"worker": worker.index, "pid": worker.process.pid}

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import attrs
 import trio
@@ -27,6 +28,32 @@ ANSWER_WITHIN = 30.0
 """Seconds that a worker has to build a generation, or to start; 10,000 routes take about one."""
 
 Lives = Mapping[str, socket.socket]
+
+
+class Process(Protocol):
+    """What the fleet needs of a `trio.Process`."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        ...
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it lives."""
+        ...
+
+    async def wait(self) -> int:
+        """Returns when it has ended."""
+        ...
+
+    def kill(self) -> None:
+        """End it now; nothing if it has ended."""
+        ...
+
+    def send_signal(self, sig: signal.Signals) -> None:
+        """Nothing if it has ended."""
+        ...
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +80,7 @@ class RemoteWorker:
     """One worker process."""
 
     index: int
-    process: trio.Process
+    process: Process
     link: SupervisorLink
     started: float
     generation: int = 0
@@ -61,7 +88,7 @@ class RemoteWorker:
     prepared: int = 0
     """The one that it holds ready."""
     leaving: bool = False
-    """It was told to drain: it takes part in nothing any more."""
+    """It was told to drain, or is gone: it takes part in nothing any more."""
     has_sockets: frozenset[str] = frozenset()
     _questions: dict[tuple[type, int], _Question] = attrs.field(factory=dict)
     _unsaid: dict[tuple[str, str], messages.EndpointStatus] = attrs.field(factory=dict)
@@ -95,6 +122,7 @@ class RemoteWorker:
         except trio.TooSlowError:
             return f"worker {self.index} did not answer within {ANSWER_WITHIN:g} s"
         except LinkClosed:
+            self.leaving = True  # the end of its process is noticed a little later
             return f"worker {self.index} died"
         except (OSError, ValueError) as exc:  # no descriptor for a duplicate; more than a message may hold
             return f"worker {self.index} cannot be told: {exc}"
