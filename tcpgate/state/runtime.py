@@ -39,6 +39,7 @@ BYTES_IN = ENDPOINT_FIELDS.index("bytes_in")
 BYTES_OUT = ENDPOINT_FIELDS.index("bytes_out")
 
 USABLE = frozenset({EndpointState.HEALTHY, EndpointState.DEGRADED})
+NOT_PROBED = "not yet probed"
 WITHDRAWN = frozenset({EndpointState.DRAINING, EndpointState.MAINT})
 """An operator's word or a removal: not even panic sends new work there."""
 
@@ -276,13 +277,16 @@ class Runtime:
     def _endpoint(
         self, upstream: str, address: str, spec: schema.Endpoint, group: schema.Upstream, slots: Mapping[str, int]
     ) -> EndpointRuntime:
+        probed = group.health is not None
         back = self.retired.pop((upstream, address), None)
         if back is not None:
-            back.retired, back.state, back.cause = False, EndpointState.HEALTHY, ""
-            for flow in back.flows:
+            # What it was before its absence is no proof for now, no more than for one that was never here.
+            back.retired, back.unproved = False, probed
+            back.state = EndpointState.DOWN if probed else EndpointState.HEALTHY
+            back.cause = NOT_PROBED if probed else ""
+            for flow in list(back.flows):
                 flow.cut_by(math.inf)
             return back
-        probed = group.health is not None
         return EndpointRuntime(
             upstream=upstream,
             name=address,
@@ -295,7 +299,7 @@ class Runtime:
             live=LiveCounts(),
             report=self.report,
             state=EndpointState.DOWN if probed else EndpointState.HEALTHY,
-            cause="not yet probed" if probed else "",
+            cause=NOT_PROBED if probed else "",
             unproved=probed,
         )
 

@@ -40,6 +40,7 @@ endpoints = ["127.0.0.1:1", { address = "127.0.0.1:2", weight = 3, tier = 1 }, "
 [upstreams."odd.name-2"]
 endpoints = ["127.0.0.1:9"]
 """
+Json = Any
 TOKEN = "0123456789abcdef-correct-horse"
 
 
@@ -153,7 +154,7 @@ async def house(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[House]:
     os.close(fd)
 
 
-async def ask(client: AdminClient, method: str, path: str, document: Any = None) -> tuple[int, Any]:
+async def ask(client: AdminClient, method: str, path: str, document: Json = None) -> tuple[int, Json]:
     """One call, from a thread as the command line makes it."""
     return await trio.to_thread.run_sync(lambda: client.ask(method, path, document, timeout=5))
 
@@ -213,7 +214,7 @@ GOOD: list[tuple[str, str, Any, Callable[[Any], bool]]] = [
 
 @pytest.mark.parametrize(("method", "path", "document", "holds"), GOOD)
 async def test_a_call_answers(
-    house: House, method: str, path: str, document: Any, holds: Callable[[Any], bool]
+    house: House, method: str, path: str, document: Json, holds: Callable[[Any], bool]
 ) -> None:
     status, got = await ask(await house.serve(), method, path, document)
     assert status == 200
@@ -242,7 +243,7 @@ BAD: list[tuple[str, str, Any, int, str]] = [
 
 @pytest.mark.parametrize(("method", "path", "document", "status", "says"), BAD)
 async def test_a_wrong_call_says_what_would_be_right(
-    house: House, method: str, path: str, document: Any, status: int, says: str
+    house: House, method: str, path: str, document: Json, status: int, says: str
 ) -> None:
     before = house.board.describe()
     got, problem = await ask(await house.serve(), method, path, document)
@@ -340,7 +341,7 @@ async def test_without_the_token_nothing_but_health_is_told(house: House) -> Non
         status, problem = await ask(AdminClient(client.address, wrong), "GET", "/api/v1/status")
         assert status == 401
         assert TOKEN not in json.dumps(problem)
-    with pytest.raises(AdminError, match="needs the token .*; --token-file names it"):
+    with pytest.raises(AdminError, match=r"needs the token .*; --token-file names it"):
         await trio.to_thread.run_sync(lambda: AdminClient(client.address).call("GET", "/api/v1/status"))
     for path in (b"/healthz", b"/readyz"):
         assert b" 200 " in (await raw(client, b"GET %b HTTP/1.0\r\n\r\n" % path))[:20]

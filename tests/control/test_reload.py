@@ -363,6 +363,7 @@ async def test_a_storm_of_reloads_is_the_one_under_way_and_one_more(bench: Bench
 async def test_who_asks_gets_a_file_read_after_asking(bench: Bench, autojump_clock: Clock) -> None:
     await bench.start(A)
     bench.workers.pause = 1.0
+    binds: list[str] = []
     async with trio.open_nursery() as nursery:
         for count in range(2, 12):
             binds = [f"127.0.0.1:{port}" for port in range(100, 100 + count)]

@@ -10,7 +10,8 @@ import trio
 from trio.abc import Clock
 
 from tcpgate.policy.health import EndpointState
-from tcpgate.process.remote import ANSWER_WITHIN
+from tcpgate.process.frames import Frame
+from tcpgate.process.remote import ANSWER_WITHIN, RemoteWorker
 from tcpgate.state import messages
 from tcpgate.stats.page import GAUGES, OFFSETS, SharedPage
 from tests.process.crew import Crew, generation, make_page, until
@@ -248,7 +249,7 @@ async def test_a_worker_that_does_not_listen_keeps_nobody_else_waiting(crew: Cre
     before = trio.current_time()
     for turn in range(100):
         crew.fleet.publish((status(f"10.0.0.1:{turn + 1}"),))
-        await trio.sleep(0)
+        await trio.lowlevel.checkpoint()
     assert trio.current_time() - before < 1
 
 
@@ -274,9 +275,6 @@ async def test_what_workers_say_carries_who_said_it(crew: Crew, autojump_clock: 
 async def test_a_worker_that_says_what_no_honest_one_says_is_ended(crew: Crew, autojump_clock: Clock) -> None:
     await crew.begin(workers=1)
     liar = crew.living()[1]
-    liar.link._enqueue = None  # type: ignore[method-assign,assignment]  # it speaks through the pipe alone
-    from tcpgate.process.frames import Frame
-
     assert liar.link._pipe.push_nowait(Frame(b'["Stop", {}]', []))
     await until(lambda: liar.process.returncode is not None)
     await until(crew.fleet.serving)
@@ -307,7 +305,7 @@ async def test_what_a_dead_worker_had_in_flight_is_forgotten_before_the_next_one
     seen_at_start: list[int] = []
     start = crew.fleet.start
 
-    async def look(index: int, fd: int):  # type: ignore[no-untyped-def]
+    async def look(index: int, fd: int) -> RemoteWorker:
         seen_at_start.append(page[active])
         return await start(index, fd)
 
@@ -346,7 +344,7 @@ async def test_a_hung_worker_gets_sigabrt_then_its_end_and_is_replaced(crew: Cre
 
 async def test_a_bug_in_a_workers_task_is_told_and_costs_that_life_alone(crew: Crew, autojump_clock: Clock) -> None:
     await crew.begin(workers=2)
-    crew.fleet.observe = lambda seen: 1 / 0  # type: ignore[assignment,return-value]
+    crew.fleet.observe = lambda seen: 1 / 0  # type: ignore[assignment]
     crew.living()[1].link.send_nowait(messages.Observed(upstream="u", endpoint="e"))
     await until(lambda: bool(crew.told("bug")))
     await until(crew.fleet.serving)

@@ -1,191 +1,322 @@
-"""What outlives generations: endpoints keep their identity, and what they are doing, over every change around them."""
+"""The runtime outlives generations: what stays keeps its object, what goes ends in peace, what returns is the same."""
 
 from __future__ import annotations
 
 import math
+import os
+import random
+from collections.abc import Iterator, Mapping
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcpgate import kinds
 from tcpgate.config import schema
 from tcpgate.policy.health import EndpointState
-from tcpgate.state.messages import EndpointStatus
+from tcpgate.policy.spread import Spread
+from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.state.runtime import EndpointRuntime, Meter, Runtime
+from tcpgate.stats.page import OFFSETS, Layout, SharedPage, size_of
 from tcpgate.units import Seconds
-from tests.state.world import config, upstream, world
+
+PAGES = 3
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 
 
 @attrs.define(eq=False)
-class Thing:
-    """Something that can be closed (an idle connection) or cut (a flow)."""
+class Connection:
+    """An idle one."""
 
     closed: bool = False
-    deadline: float = 0.0
 
     def close(self) -> None:
         self.closed = True
+
+
+@attrs.define(eq=False)
+class Tunnel:
+    """Long-lived work."""
+
+    deadline: float = math.inf
 
     def cut_by(self, deadline: float) -> None:
         self.deadline = deadline
 
 
-def status(state: str, *, endpoint: str = "a:1", weight: float = 1.0, unproved: bool = False) -> EndpointStatus:
-    return EndpointStatus(
-        upstream="api", endpoint=endpoint, state=EndpointState(state), weight=weight, cause="test", unproved=unproved
-    )
+@attrs.define(eq=False)
+class Bench:
+    """A runtime, and what it reported."""
 
+    shared: SharedPage
+    layout: Layout = attrs.field(factory=Layout)
+    reported: list[Observed] = attrs.field(factory=list)
+    runtime: Runtime = attrs.field(init=False)
 
-def test_an_endpoint_that_stays_is_the_same_object_with_its_connections() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1")))
-        group = here.runtime.upstreams["api"]
-        kept, idle = group.endpoints["a:1"], Thing()
-        kept.idle.append(idle)
-        assert here.apply(config(api=upstream("c:1", "a:1", weight=5), other=upstream("a:1"))) == list(
-            here.runtime.retired.values()
+    def __attrs_post_init__(self) -> None:
+        rng = random.Random(1)
+        self.runtime = Runtime(
+            meter=Meter(shared=self.shared, page=self.shared.pages[1], processes=PAGES - 1),
+            report=self.reported.append,
+            make_balancer=lambda spec: kinds.BALANCERS[spec.balance](spec, rng),
+            make_spread=lambda spec, make: Spread(spec, make, rng),
         )
-        assert here.runtime.upstreams["api"].endpoints["a:1"] is kept
-        assert (kept.weight, idle.closed) == (5.0, False)
-        assert list(here.runtime.upstreams["api"].endpoints) == ["c:1", "a:1"]  # the config's order
-        assert here.runtime.upstreams["other"].endpoints["a:1"] is not kept  # another upstream, another identity
+
+    def apply(
+        self, upstreams: Mapping[str, schema.Upstream], statuses: tuple[EndpointStatus, ...] = ()
+    ) -> list[EndpointRuntime]:
+        for name, spec in upstreams.items():
+            for endpoint in spec.endpoints:
+                self.layout.reserve("endpoint", f"{name}/{endpoint.address}")
+        return self.runtime.apply(upstreams, self.layout.blocks, statuses)
+
+    def endpoint(self, address: str, upstream: str = "u") -> EndpointRuntime:
+        return self.runtime.upstreams[upstream].endpoints[address]
+
+    def picks(self, count: int = 12, upstream: str = "u") -> list[str]:
+        found = (self.runtime.upstreams[upstream].pick(0, (), 0.0) for _ in range(count))
+        return [one.name for one in found if one is not None]
 
 
-def test_what_the_spread_does_not_read_leaves_the_spread_alone() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1", balance="weighted_round_robin")))
-        spread = here.runtime.upstreams["api"].spread
-        changed = attrs.evolve(
-            upstream("a:1", "b:1", balance="weighted_round_robin"),
-            timeouts=schema.UpstreamTimeouts(connect=Seconds(1.0)),
-            pool=schema.Pool(idle=3),
-        )
-        here.apply(config(api=changed))
-        assert here.runtime.upstreams["api"].spread is spread
-        assert here.runtime.upstreams["api"].endpoints["a:1"].limits.idle == 3
-        here.apply(config(api=attrs.evolve(changed, balance="maglev")))
-        assert here.runtime.upstreams["api"].spread is not spread
+@pytest.fixture(scope="module")
+def page() -> Iterator[SharedPage]:
+    fd = os.memfd_create("tcpgate-test")
+    os.ftruncate(fd, size_of(PAGES))
+    shared = SharedPage(fd, PAGES)
+    yield shared
+    shared.close()
+    os.close(fd)
 
 
-def test_a_removed_endpoint_is_retired_and_comes_back_as_itself_with_its_flows_uncut() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1")))
-        gone, idle, flow = here.runtime.upstreams["api"].endpoints["a:1"], Thing(), Thing()
-        gone.idle.append(idle)
-        gone.flows.add(flow)
-        assert here.apply(config(api=upstream("b:1"))) == [gone]
-        assert (gone.retired, gone.state, idle.closed) == (True, EndpointState.DRAINING, True)
-        assert gone in list(here.runtime.endpoints())
-        assert here.apply(config(api=upstream("b:1", "a:1"))) == []
-        assert here.runtime.upstreams["api"].endpoints["a:1"] is gone
-        assert (gone.retired, gone.state, flow.deadline) == (False, EndpointState.HEALTHY, math.inf)
+@pytest.fixture
+def bench(page: SharedPage) -> Bench:
+    return Bench(page)
 
 
-def test_a_removed_upstream_retires_its_endpoints_and_a_retired_one_can_be_forgotten() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1")))
-        (gone,) = here.apply(config())
-        assert here.runtime.upstreams == {}
-        here.runtime.forget(gone)
-        assert list(here.runtime.endpoints()) == []
+PROBED = schema.Health(tcp=True)
 
 
-def test_a_retired_endpoint_reports_nothing() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1")))
-        endpoint = here.runtime.upstreams["api"].endpoints["a:1"]
-        endpoint.connect_failed("refused", 1.0)
-        here.apply(config(api=upstream("b:1")))
-        endpoint.connect_failed("refused", 2.0)
-        assert [seen.connect_failures for seen in here.reported] == [1]
+def upstream(*addresses: str | schema.Endpoint, **more: object) -> schema.Upstream:
+    endpoints = tuple(one if isinstance(one, schema.Endpoint) else schema.Endpoint(address=one) for one in addresses)
+    return schema.Upstream(endpoints=endpoints, **more)  # type: ignore[arg-type]
 
 
-def test_an_endpoint_that_is_probed_is_not_picked_before_its_first_answer_while_another_is_good() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1", health=True)))
-        group = here.runtime.upstreams["api"]
-        picked = group.pick(0, (), 0.0)
-        assert picked is not None  # nobody is proved, and that is better than a 503
-        here.runtime.set_statuses([status("healthy", endpoint="b:1")])
-        assert group.pick(0, (), 0.0) is group.endpoints["b:1"]
+def status(address: str, state: EndpointState, *, weight: float = 1.0, unproved: bool = False) -> EndpointStatus:
+    return EndpointStatus(upstream="u", endpoint=address, state=state, weight=weight, cause="said", unproved=unproved)
 
 
-@pytest.mark.parametrize("state", ["down", "ejected", "draining", "maint"])
-def test_an_endpoint_that_goes_out_is_not_picked_and_its_idle_connections_are_closed(state: str) -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1", "b:1")))
-        group, idle = here.runtime.upstreams["api"], Thing()
-        group.endpoints["a:1"].idle.append(idle)
-        assert here.runtime.set_statuses([status(state)]) == [group.endpoints["a:1"]]
-        assert idle.closed
-        assert group.pick(0, (), 0.0) is group.endpoints["b:1"]
-        assert group.why_none() == f"a:1 {state} (test), b:1 healthy"
-        assert here.runtime.set_statuses([status(state)]) == []
+HEALTHY, DOWN, EJECTED = EndpointState.HEALTHY, EndpointState.DOWN, EndpointState.EJECTED
+DRAINING, MAINT, DEGRADED = EndpointState.DRAINING, EndpointState.MAINT, EndpointState.DEGRADED
+
+# -- what stays -----------------------------------------------------------------------------------------------------
 
 
-def test_coming_back_forgets_what_live_traffic_said_before() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1")))
-        endpoint = here.runtime.upstreams["api"].endpoints["a:1"]
-        endpoint.answered_badly("status 500", 1.0)
-        here.runtime.set_statuses([status("ejected")])
-        here.runtime.set_statuses([status("healthy")])
-        endpoint.answered_badly("status 500", 2.0)
-        assert [seen.bad_answers for seen in here.reported] == [1, 1]
+def test_an_endpoint_that_stays_keeps_its_object_its_connections_and_its_latency(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B)})
+    kept, idle = bench.endpoint(A), Connection()
+    kept.idle.append(idle)
+    kept.answered_well(0.5, 1.0)
+    latency = kept.latency
+    gone = bench.apply({"u": upstream(schema.Endpoint(address=A, weight=5), C, pool=schema.Pool(max_connections=9))})
+    assert bench.endpoint(A) is kept
+    assert (kept.weight, kept.limits.max_connections) == (5.0, 9)
+    assert kept.latency is latency
+    assert list(kept.idle) == [idle]
+    assert not idle.closed
+    assert [one.name for one in gone] == [B]
 
 
-def test_a_status_for_what_is_no_longer_there_is_dropped() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1")))
-        assert here.runtime.set_statuses([status("down", endpoint="z:1")]) == []
-        here.apply(config())
-        assert here.runtime.set_statuses([status("down")]) == []
+def test_a_balancers_rotation_goes_on_where_nothing_it_reads_has_changed(bench: Bench) -> None:
+    spec = upstream(A, B, C, balance="weighted_round_robin")
+    bench.apply({"u": spec})
+    spread = bench.runtime.upstreams["u"].spread
+    before = bench.picks(2)
+    bench.apply({"u": attrs.evolve(spec, timeouts=schema.UpstreamTimeouts(connect=Seconds(9.0)))})
+    assert bench.runtime.upstreams["u"].spread is spread
+    assert bench.runtime.upstreams["u"].spec.timeouts.connect == 9.0
+    assert before + bench.picks(1) == [A, B, C]
 
 
-def test_in_flight_and_the_connection_limit_count_every_worker() -> None:
-    with world() as here:
-        spec = attrs.evolve(upstream("a:1", "b:1"), pool=schema.Pool(max_connections=2))
-        here.apply(config(api=spec))
-        group = here.runtime.upstreams["api"]
-        endpoint = group.endpoints["a:1"]
-        endpoint.begin()
-        here.shared.pages[2][endpoint.block] += 3  # "active" of another worker
-        assert endpoint.active() == 4
-        endpoint.end()
-        endpoint.opening()
-        assert not endpoint.full()
-        here.shared.pages[2][endpoint.block + 1] += 1  # "connections" of another worker
-        assert endpoint.full()
-        assert group.pick(0, (), 0.0) is group.endpoints["b:1"]
-        endpoint.idle.append(Thing())  # an idle one of ours is always room
-        assert not endpoint.full()
-        endpoint.close_idle()
-        endpoint.closed()
-        assert not endpoint.full()
+def test_another_balancer_begins_afresh_over_the_same_endpoints(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B, balance="round_robin")})
+    kept, spread = bench.endpoint(A), bench.runtime.upstreams["u"].spread
+    bench.apply({"u": upstream(A, B, balance="first")})
+    assert bench.runtime.upstreams["u"].spread is not spread
+    assert bench.endpoint(A) is kept
+    assert set(bench.picks()) == {A}
 
 
-def test_answers_are_counted_and_feed_the_latency() -> None:
-    with world() as here:
-        here.apply(config(api=upstream("a:1")))
-        endpoint = here.runtime.upstreams["api"].endpoints["a:1"]
-        endpoint.answered_well(0.5, 1.0)
-        assert endpoint.latency.value(1.0) == pytest.approx(0.5)
-        endpoint.answered_well(None, 1.0)
-        endpoint.connect_failed("refused", 1.0)
-        assert endpoint.latency.value(1.0) > 0.5  # a refusal is not a fast answer
+def test_the_order_of_the_config_is_the_order_of_first_after_every_reload(bench: Bench) -> None:
+    bench.apply({"u": upstream(B, balance="first")})
+    bench.apply({"u": upstream(A, B, balance="first")})
+    assert set(bench.picks()) == {A}
+    bench.apply({"u": upstream(B, A, balance="first")})
+    assert set(bench.picks()) == {B}
 
 
-addresses = st.lists(st.sampled_from(["a:1", "b:1", "c:1", "d:1"]), min_size=1, max_size=4, unique=True)
+# -- what goes ------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["x", "y"]), addresses), min_size=1, max_size=8))
-def test_whatever_reloads_do_identity_decides(story: list[dict[str, list[str]]]) -> None:
-    with world() as here:
-        known: dict[tuple[str, str], object] = {}
-        for wanted in story:
-            here.apply(schema.Config(upstreams={name: upstream(*group) for name, group in wanted.items()}))
-            assert {name: list(group.endpoints) for name, group in here.runtime.upstreams.items()} == wanted
-            for endpoint in here.runtime.endpoints():
-                # Nothing was forgotten, so every endpoint that ever was is still the same object.
-                assert known.setdefault((endpoint.upstream, endpoint.name), endpoint) is endpoint
-                assert endpoint.retired is (endpoint.name not in wanted.get(endpoint.upstream, []))
+def test_an_endpoint_that_is_removed_takes_nothing_new_and_keeps_what_it_has(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B)})
+    leaver, idle, tunnel = bench.endpoint(B), Connection(), Tunnel()
+    leaver.idle.append(idle)
+    leaver.flows.add(tunnel)
+    leaver.begin()
+    assert bench.apply({"u": upstream(A)}) == [leaver]
+    assert leaver.retired
+    assert idle.closed
+    assert set(bench.picks()) == {A}
+    assert tunnel in leaver.flows  # the caller says until when
+    leaver.end()
+    assert leaver in list(bench.runtime.endpoints())
+    bench.runtime.forget(leaver)
+    assert leaver not in list(bench.runtime.endpoints())
+
+
+def test_a_whole_upstream_that_goes_retires_every_endpoint(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B), "v": upstream(A)})
+    gone = bench.apply({"v": upstream(A)})
+    assert {(one.upstream, one.name) for one in gone} == {("u", A), ("u", B)}
+    assert bench.runtime.upstreams.keys() == {"v"}
+
+
+def test_a_retired_endpoint_reports_nothing_more(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B)})
+    leaver = bench.endpoint(B)
+    bench.apply({"u": upstream(A)})
+    leaver.connect_failed("refused", 1.0)
+    assert bench.reported == []
+
+
+def test_one_that_comes_back_in_time_is_the_same_object_and_its_flows_may_stay(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B)})
+    leaver, tunnel = bench.endpoint(B), Tunnel()
+    leaver.flows.add(tunnel)
+    bench.apply({"u": upstream(A)})
+    tunnel.cut_by(5.0)
+    assert bench.apply({"u": upstream(A, B)}) == []
+    assert bench.endpoint(B) is leaver
+    assert not leaver.retired
+    assert tunnel.deadline == math.inf
+    assert set(bench.picks()) == {A, B}
+    leaver.connect_failed("refused", 1.0)
+    assert len(bench.reported) == 1
+
+
+def test_one_that_comes_back_where_there_are_probes_has_to_be_proved_again(bench: Bench) -> None:
+    both = (status(A, HEALTHY), status(B, HEALTHY))
+    bench.apply({"u": upstream(A, B, health=PROBED)}, both)
+    bench.apply({"u": upstream(A, health=PROBED)}, both[:1])
+    bench.apply({"u": upstream(A, B, health=PROBED)}, both[:1])
+    assert (bench.endpoint(B).state, bench.endpoint(B).unproved) == (DOWN, True)
+    assert set(bench.picks()) == {A}
+
+
+# -- what the supervisor says ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "taken"),
+    [(HEALTHY, True), (DEGRADED, True), (DOWN, False), (EJECTED, False), (DRAINING, False), (MAINT, False)],
+)
+def test_a_state_decides_who_takes_work(bench: Bench, state: EndpointState, taken: bool) -> None:
+    bench.apply({"u": upstream(A, B)})
+    bench.runtime.set_statuses([status(B, state)])
+    assert set(bench.picks()) == ({A, B} if taken else {A})
+
+
+def test_one_that_goes_out_loses_its_idle_connections_and_nothing_else(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B)})
+    idle, tunnel = Connection(), Tunnel()
+    bench.endpoint(A).idle.append(idle)
+    bench.endpoint(A).flows.add(tunnel)
+    assert bench.runtime.set_statuses([status(A, DOWN), status(B, DEGRADED)]) == [bench.endpoint(A)]
+    assert idle.closed
+    assert tunnel.deadline == math.inf
+    assert bench.runtime.set_statuses([status(A, EJECTED)]) == []  # it was out before
+
+
+def test_weights_follow_the_word_of_the_supervisor(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B, balance="weighted_round_robin")})
+    bench.runtime.set_statuses([status(A, HEALTHY, weight=3.0)])
+    picks = bench.picks(40)
+    assert (picks.count(A), picks.count(B)) == (30, 10)
+    bench.runtime.set_statuses([status(A, HEALTHY, weight=0.0)])
+    assert set(bench.picks()) == {B}
+
+
+def test_a_word_on_what_is_gone_is_dropped(bench: Bench) -> None:
+    bench.apply({"u": upstream(A)})
+    stray = attrs.evolve(status(A, DOWN), upstream="other")
+    assert bench.runtime.set_statuses([status(B, DOWN), stray]) == []
+    assert set(bench.picks()) == {A}
+
+
+def test_before_any_probe_has_answered_endpoints_are_better_than_a_503(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B, health=PROBED)})
+    assert set(bench.picks()) == {A, B}
+    bench.runtime.set_statuses([status(A, HEALTHY)])
+    assert set(bench.picks()) == {A}
+    bench.runtime.set_statuses([status(B, DOWN)])
+    bench.runtime.set_statuses([status(A, DOWN)])
+    assert bench.picks() == []
+    assert bench.runtime.upstreams["u"].why_none() == f"{A} down (said), {B} down (said)"
+
+
+def test_what_is_known_at_the_commit_is_known_at_the_first_pick(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, B, health=PROBED)}, (status(A, DOWN), status(B, HEALTHY, weight=2.0)))
+    assert set(bench.picks()) == {B}
+    assert bench.endpoint(B).weight == 2.0
+
+
+# -- counting -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_in_flight_is_summed_over_all_workers(bench: Bench) -> None:
+    bench.apply({"u": upstream(A, pool=schema.Pool(max_connections=5))})
+    endpoint, fields = bench.endpoint(A), OFFSETS["endpoint"]
+    before = endpoint.active()
+    endpoint.begin()
+    other = bench.shared.pages[2]
+    other[endpoint.block + fields["active"]] += 2
+    assert endpoint.active() == before + 3
+    other[endpoint.block + fields["connections"]] += 5
+    assert endpoint.full()
+    endpoint.idle.append(Connection())
+    assert not endpoint.full()  # an idle one of ours is always room
+    endpoint.end()
+    other[endpoint.block + fields["active"]] -= 2
+    other[endpoint.block + fields["connections"]] -= 5
+    assert endpoint.active() == before
+
+
+# -- any chain of reloads -------------------------------------------------------------------------------------------
+
+SETS = st.dictionaries(st.sampled_from("uv"), st.lists(st.sampled_from([A, B, C]), min_size=1, unique=True))
+
+
+@given(st.lists(SETS, min_size=1, max_size=8))
+def test_after_any_chain_of_reloads_the_runtime_is_what_the_last_config_says(chain: list[dict[str, list[str]]]) -> None:
+    fd = os.memfd_create("tcpgate-test")
+    os.ftruncate(fd, size_of(PAGES))
+    shared = SharedPage(fd, PAGES)
+    bench = Bench(shared)
+    seen: dict[tuple[str, str], EndpointRuntime] = {}
+    for config in chain:
+        gone = bench.apply({name: upstream(*addresses) for name, addresses in config.items()})
+        now = {
+            (name, address): one
+            for name, group in bench.runtime.upstreams.items()
+            for address, one in group.endpoints.items()
+        }
+        assert {name: list(group.endpoints) for name, group in bench.runtime.upstreams.items()} == config
+        assert now.keys() & bench.runtime.retired.keys() == set()
+        assert {*now, *bench.runtime.retired} == {*seen, *now}
+        assert all(one is seen.get(key, one) for key, one in now.items())  # nothing was forgotten in between
+        assert not any(one.retired for one in now.values())
+        assert all(one.retired for one in gone)
+        seen |= now
+    shared.close()
+    os.close(fd)
