@@ -1,4 +1,4 @@
-"""Bodies and their ends: chunks and trailers both ways, HTTP/1.0 on either side, answers that come before the body is over."""
+"""Bodies and their ends: chunks and trailers both ways, HTTP/1.0 on either side, answers before the body is over."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tcpgate.codec.http1 import MAX_INFORMATIONAL
 from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
 from tests.proxy.scripted import GET, OK, answering, client, config, head, origin, post, rest, settled, until
@@ -97,11 +98,11 @@ async def test_informational_heads_are_passed_on_before_the_final_one(tmp_path: 
 
 
 async def test_1xx_without_end_end_with_a_502(tmp_path: Path, nursery: trio.Nursery) -> None:
-    port = await origin(nursery, answering(b"HTTP/1.1 102 Processing\r\n\r\n" * 100))
+    port = await origin(nursery, answering(b"HTTP/1.1 102 Processing\r\n\r\n" * (MAX_INFORMATIONAL + 1)))
     async with serving(tmp_path, config(port)) as plane:
         said = await talk(plane.port(), GET, until=lambda said: b"problem" in said)
         record = await plane.record()
-    assert said.count(b"HTTP/1.1 102 ") <= 64
+    assert said.count(b"HTTP/1.1 102 ") <= MAX_INFORMATIONAL
     assert b"HTTP/1.1 502 " in said
     assert (record.reason, record.status, record.answered_by) == ("upstream_protocol", 502, "gateway")
     assert len(record.attempts) == 1  # no other endpoint once the client has got a word of this one
@@ -134,7 +135,9 @@ async def test_a_client_that_sends_on_after_an_early_answer_gets_all_of_it(
 async def test_an_answer_that_breaks_in_the_first_read_is_passed_on_as_far_as_it_is_good(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    port = await origin(nursery, answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n"))
+    port = await origin(
+        nursery, answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n")
+    )
     async with serving(tmp_path, config(port)) as plane:
         said = await talk(plane.port(), GET)
         record = await plane.record()
@@ -175,6 +178,45 @@ async def test_bodies_stream_in_both_directions_at_once(tmp_path: Path, nursery:
         assert await until(stream, b"0\r\n\r\n") == b"0\r\n\r\n"
         record = await plane.record()
     assert record.reason == "ok"
+
+
+async def test_after_an_early_success_the_body_still_goes_up_and_both_connections_go_on(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    got: list[bytes] = []
+
+    async def early(stream: trio.SocketStream) -> None:
+        got.append(await head(stream))
+        await stream.send_all(OK)
+        got.append(await until(stream, b"-end"))
+        got.append(await head(stream))
+        await stream.send_all(OK)
+
+    port = await origin(nursery, early)
+    async with serving(tmp_path, config(port)) as plane, client(plane) as stream:
+        await stream.send_all(post(8))
+        assert b"Connection: close" not in await until(stream, b"ok")
+        await stream.send_all(b"body")
+        await trio.sleep(0.02)
+        await stream.send_all(b"-end" + GET)
+        assert (await until(stream, b"ok")).startswith(b"HTTP/1.1 200 ")
+        await settled(plane, connections=1)
+        assert plane.counts("endpoint", f"api/127.0.0.1:{port}")["reused"] == 1
+    assert got[1] == b"body-end"
+    assert [record.reason for record in plane.records] == ["ok", "ok"]
+
+
+async def test_a_client_that_leaves_after_an_early_success_has_had_its_answer(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    port = await origin(nursery, answering(OK, b""))
+    async with serving(tmp_path, config(port)) as plane:
+        async with client(plane) as stream:
+            await stream.send_all(post(8))
+            await until(stream, b"ok")
+        record = await plane.record()
+        await settled(plane)
+    assert (record.reason, record.status) == ("ok", 200)
 
 
 async def test_asterisk_and_absolute_form_go_up_as_origin_servers_want_them(
