@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from tcpgate.config.report import KeyPath, Report, nearest, quoted
+from tcpgate.config.report import KeyPath, Report, quoted
 
 _REFERENCE = re.compile(r"\$(?:(?P<dollar>\$)|\{(?P<inside>[^{}]*)(?P<end>\}?))")
 _INSIDE = re.compile(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::(?P<kind>[-?])(?P<rest>.*))?", re.DOTALL)
@@ -80,7 +80,7 @@ class Environment:
         state = "is empty" if value == "" else "is not set"
         if kind == "?" and rest:
             raise ValueError(f"the environment variable {name} {state}: {rest}")
-        cure = nearest(name, self.variables) or '; set it, or write "${' + name + ':-default}"'
+        cure = self.report.nearest(name, self.variables) or '; set it, or write "${' + name + ':-default}"'
         raise ValueError(f"the environment variable {name} {state}{cure}")
 
 

@@ -131,14 +131,14 @@ class Index:
 
     def __init__(self, all_rules: list[Rule]) -> None:
         self._buckets: dict[tuple[Place, PathKey], list[Rule]] = {}
-        self._patterns: dict[Place, list[PathKey]] = {}
+        self._patterns: dict[tuple[Place, str], dict[PathKey, re.Pattern[bytes]]] = {}
+        """By place and the segments that they begin with."""
         for rule in sorted(all_rules, key=lambda rule: (rule.rank, rule.name)):
             for place in places(rule):
                 self._buckets.setdefault((place, rule.path), []).append(rule)
                 if rule.path.kind == REGEX:
-                    self._patterns.setdefault(place, []).append(rule.path)
-        for place, keys in self._patterns.items():
-            self._patterns[place] = sorted(set(keys), key=lambda key: (-len(key.text.encode()), key.text.encode()))
+                    compiled = re.compile(rule.path.text.encode(), re.DOTALL)
+                    self._patterns.setdefault((place, rule.path.head), {})[rule.path] = compiled
 
     def buckets(self) -> Iterator[tuple[Place, list[Rule]]]:
         """The rules that share listener, host and path, the most specific first."""
@@ -147,11 +147,8 @@ class Index:
 
     def at_prefixes(self, place: Place, head: str) -> Iterator[Rule]:
         """The rules whose path is a prefix of `head` by whole segments, the longest first."""
-        while True:
-            yield from self._buckets.get((place, PathKey(PREFIX, head)), ())
-            if not head:
-                return
-            head = head.rpartition("/")[0]
+        for prefix in _heads(head):
+            yield from self._buckets.get((place, PathKey(PREFIX, prefix)), ())
 
     def candidates(self, listener: str, host: str, path: str) -> Iterator[Rule]:
         """The rules whose host and path take the request, in the order in which they are tried."""
@@ -161,9 +158,23 @@ class Index:
             place = (listener, pattern)
             yield from self._buckets.get((place, PathKey(EXACT, path)), ())
             yield from self.at_prefixes(place, path.removesuffix("/"))
-            for key in self._patterns.get(place, ()):
-                if re.fullmatch(key.text.encode(), path.encode(), re.DOTALL):
-                    yield from self._buckets[place, key]
+            for key in self._matching(place, path):
+                yield from self._buckets[place, key]
+
+    def _matching(self, place: Place, path: str) -> list[PathKey]:
+        """The regular expressions that match the path, the longest first."""
+        raw = path.encode()
+        below = (self._patterns.get((place, head), {}) for head in _heads(path))
+        found = [key for patterns in below for key, pattern in patterns.items() if pattern.fullmatch(raw)]
+        return sorted(found, key=lambda key: (-len(key.text.encode()), key.text.encode()))
+
+
+def _heads(path: str) -> Iterator[str]:
+    """`path` and all that it is below, down to "" (which is "/")."""
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+    yield ""
 
 
 def places(rule: Rule) -> list[Place]:

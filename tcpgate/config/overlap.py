@@ -35,23 +35,27 @@ def check_overlaps(every: list[Rule], index: Index, report: Report) -> None:
 
 
 def _rivals(equals: list[Rule]) -> Iterator[tuple[Rule, Rule]]:
-    """Of rules of one rank, each with the first other that a request may meet as well.
+    """Of rules of one rank, each with the first other that a request may meet as well: one with the very same
+    conditions, and one with others.
 
     Those that name exact values of the same fields meet only if the values are the same, so they need not be held
     against each other one by one.
     """
-    exact: dict[tuple[object, ...], dict[frozenset[object], list[Rule]]] = {}
+    same: dict[frozenset[object], list[Rule]] = {}
+    groups: dict[tuple[object, ...], list[Rule]] = {}
+    """By fields, exact values and others apart."""
     for rule in equals:
-        fields = tuple(sorted(rule.conditions))
-        plain = all(map(is_exact, rule.conditions.values()))
-        values = frozenset(rule.conditions.items()) if plain else frozenset({rule.name})
-        for others, by_value in exact.items():
-            near = by_value.get(values, []) if plain and others == fields else []
-            far = [] if plain and others == fields else [one for group in by_value.values() for one in group]
-            rival = next((one for one in (*near, *far) if one.meets(rule)), None)
+        conditions = frozenset(rule.conditions.items())
+        group = (*sorted(rule.conditions), all(map(is_exact, rule.conditions.values())))
+        twins = same.setdefault(conditions, [])
+        others = (one for key, rules in groups.items() if key != group or not group[-1] for one in rules)
+        rivals = (twins, (one for one in others if one.conditions != rule.conditions))
+        for candidates in rivals:
+            rival = next((one for one in candidates if one.meets(rule)), None)
             if rival is not None:
                 yield rival, rule
-        exact.setdefault(fields, {}).setdefault(values, []).append(rule)
+        twins.append(rule)
+        groups.setdefault(group, []).append(rule)
 
 
 def _report_rivals(first: Rule, second: Rule, report: Report) -> None:

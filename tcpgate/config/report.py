@@ -124,13 +124,15 @@ class Report:
     def judge_name(self, path: KeyPath, table: str, name: str, known: Names) -> None:
         """Add an error unless `table` has `name`; the nearest one is the cure."""
         if name not in known[table]:
-            cure = "" if known[table] else f"; there is no [{table}.*] at all"
-            if known[table] and len(self.problems) < MAX_GUESSES:
-                cure = nearest(name, known[table])
+            cure = self.nearest(name, known[table]) if known[table] else f"; there is no [{table}.*] at all"
             self.error(path, f"there is no {table.removesuffix('s')} {quoted(name)}{cure}")
 
+    def nearest(self, word: str, known: Collection[str]) -> str:
+        """As `nearest`, while there are few problems: nobody reads the guesses of the last thousand."""
+        return nearest(word, known) if len(self.problems) < MAX_GUESSES else ""
+
     def _add(self, path: KeyPath, text: str, *, warning: bool) -> None:
-        if any(path[: len(muted)] == muted for muted in self.muted):
+        if self.muted and any(path[:length] in self.muted for length in range(len(path) + 1)):
             return
         file, line = self.where(path)
         self.problems.append(Problem(file=file, line=line, path=dotted(path), text=text, warning=warning))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal
 
@@ -57,14 +57,14 @@ class Structured:
     """What became of a tree: the config of all tables that are right, and the names of those that are not."""
 
     config: schema.Config
-    broken: Mapping[str, frozenset[str]]
+    broken: Mapping[str, Collection[str]]
     """Table -> names that the TOML has, but that `config` does not. To refer to one is no second problem."""
 
 
 def structure(tree: Table, report: Report) -> Structured:
     """The config that `tree` means; every problem goes to `report`."""
     parts: dict[str, Any] = {}
-    broken: dict[str, frozenset[str]] = {table: frozenset() for table in NAMED_TABLES}
+    broken: dict[str, Collection[str]] = dict.fromkeys(NAMED_TABLES, ())
     types = {field.name: field.type for field in attrs.fields(_resolved(schema.Config))}
     for table, value in tree.items():
         if table in SINGLE_TABLES:
@@ -77,10 +77,11 @@ def structure(tree: Table, report: Report) -> Structured:
         else:
             item_type = typing.get_args(types[table])[1]
             parts[table] = {}
+            wrong = broken[table] = set()
             for name, item in value.items():
                 named = _named(name, (table, name), report)
                 if not (_put(parts[table], (table, name), item, item_type, report) and named):
-                    broken[table] |= {name}
+                    wrong.add(name)
     return Structured(schema.Config(**parts), broken)
 
 
