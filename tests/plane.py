@@ -1,4 +1,4 @@
-"""A worker's data plane inside the test: the real listeners, exchanges, runtime and sockets, without the processes around.
+"""A worker's data plane inside the test: real listeners, exchanges, runtime and sockets, without the processes around.
 
     async with serving(nursery, '''
         [listeners.web]
@@ -26,9 +26,11 @@ import trio
 from tcpgate import kinds
 from tcpgate.config import schema
 from tcpgate.config.load import load
+from tcpgate.filters.base import Filter
 from tcpgate.net import listen
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
+from tcpgate.policy.health import EndpointState
 from tcpgate.policy.spread import Spread
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.serve import ListenerServer
@@ -86,6 +88,9 @@ class TestPlane:
         number = self.plane.snapshot.generation + 1
         self.plane.snapshot = build(config, number, self.layout.blocks, kinds.make_filter, self.plane.snapshot)
         retired = self.plane.runtime.apply(config.upstreams, self.layout.blocks, ())
+        for endpoint in retired:
+            for flow in list(endpoint.flows):
+                flow.cut_by(trio.current_time() + config.gateway.drain)
         for name in self.servers.keys() - config.listeners.keys():
             self.servers.pop(name).retire(config.gateway.drain)
         for name, plan in self.plane.snapshot.listeners.items():
@@ -98,9 +103,15 @@ class TestPlane:
     def set_status(self, upstream: str, address: str, state: str, *, weight: float = 1.0, cause: str = "test") -> None:
         """What the supervisor would send of an endpoint."""
         status = messages.EndpointStatus(
-            upstream=upstream, endpoint=address, state=messages.EndpointState(state), weight=weight, cause=cause
+            upstream=upstream, endpoint=address, state=EndpointState(state), weight=weight, cause=cause
         )
         self.plane.runtime.set_statuses([status])
+
+    def use_filter(self, route: str, filter_: Filter) -> None:
+        """Put a filter of the test's own into a route, for connections that come from now on."""
+        snapshot = self.plane.snapshot
+        plan = attrs.evolve(snapshot.routes[route], filters=(("test", filter_),))
+        self.plane.snapshot = attrs.evolve(snapshot, routes={**snapshot.routes, route: plan})
 
     async def record(self, count: int = 1, within: float = 5.0) -> AccessRecord:
         """The newest record, once there are `count` of them."""
@@ -127,7 +138,9 @@ def _load(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> 
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, text: str, *, statuses: Sequence[messages.EndpointStatus] = ()) -> AsyncIterator[TestPlane]:
+async def serving(
+    folder: Path, text: str, *, statuses: Sequence[messages.EndpointStatus] = ()
+) -> AsyncIterator[TestPlane]:
     """The data plane of `text`, listening; everything it had open is cut at the end."""
     config = _load(folder, text)
     fd = os.memfd_create("tcpgate-test")
@@ -165,9 +178,7 @@ async def serving(folder: Path, text: str, *, statuses: Sequence[messages.Endpoi
                 servers[name] = ListenerServer(plane, plan)
                 nursery.start_soon(servers[name].run)
                 servers[name].renew(plan, {bind: sockets[bind] for bind in plan.spec.bind})
-            yield TestPlane(
-                folder, layout, shared, config, sockets, plane, servers, nursery, records, observed, told
-            )
+            yield TestPlane(folder, layout, shared, config, sockets, plane, servers, nursery, records, observed, told)
             nursery.cancel_scope.cancel()
     finally:
         for endpoint in runtime.endpoints():

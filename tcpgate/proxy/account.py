@@ -1,6 +1,7 @@
 """The end of an exchange: its counters, its phases, its access record. One function, for whatever the exchange came to.
 
-Synchronous, called exactly once per exchange, so no cancellation can split the books. The lane ends its exchanges here too.
+Synchronous, called exactly once per exchange, so no cancellation can split the books. The lane ends its exchanges
+here too.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def end(exchange: Exchange) -> None:
 
 
 def write(connection: HttpConnection, record: AccessRecord) -> None:
-    """What every record has in common, a request that could not be read too: bytes, the listener's counters, the line."""
+    """What all records have in common, also that of what was no request: bytes, the listener's counters, the line."""
     stream, plane, block = connection.stream, connection.plane, connection.plan.block
     record.bytes_in = stream.bytes_in - connection.counted_in
     record.bytes_out = stream.bytes_out - connection.counted_out

@@ -1,7 +1,7 @@
 """The gateway's own answers: to what failed, and for routes that answer by themselves.
 
-What a client reads has the reason, the request id, and what is wrong with its request; what it never reads is an address of an endpoint
-or what the system said about one: that is in the access record of the same id.
+What a client reads has the reason, the request id, and what is wrong with its request; what it never reads is an
+address of an endpoint or what the system said about one: that is in the access record of the same id.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ async def send_failure(exchange: Exchange, exc: GateError) -> None:
 
 
 def send_failure_nowait(exchange: Exchange, exc: GateError) -> None:
-    """As `send_failure` where there is no time to wait, and the connection ends: what the kernel does not take is lost."""
+    """As `send_failure` where there is no time to wait, and the connection ends: only what the kernel takes goes."""
     made, connection = _make_failure(exchange, exc), exchange.connection
     if made is None or connection.stream.poisoned or connection.stream.closed:
         connection.is_spoilt = True
@@ -83,7 +83,7 @@ async def send_unread(connection: HttpConnection, request_id: str, exc: GateErro
 
 
 def refusal(request_id: str) -> bytes:
-    """The whole answer to a connection that there is no room for, in one piece, so that it can go out without waiting."""
+    """The whole answer to a connection that there is no room for, in one piece that goes out without waiting."""
     answer = reply.answer(Reason.CONNECTION_LIMIT, request_id=request_id)
     fields = [*answer.fields, (b"Retry-After", b"1"), (b"X-Request-Id", request_id.encode())]
     fields += [(b"Content-Length", b"%d" % len(answer.body)), (b"Connection", b"close")]
@@ -155,7 +155,7 @@ def _as_response(status: int, fields: Fields) -> ResponseHead:
 
 
 def _location(exchange: Exchange, template: str) -> bytes:
-    """{host}, {path} and {query} filled in. All three have passed the grammar: no byte of them can end a header line."""
+    """{host}, {path} and {query} filled in. All have passed the grammar: no byte of them can end a header line."""
     head = exchange.head
     query = b"" if head.query is None else b"?" + head.query
     text = template.encode()

@@ -1,7 +1,7 @@
 """A request on the gateway's own account, for a filter that has to ask somebody (an authorisation service).
 
-It goes through the upstream's balancer, pool, health and retries as a client's would. What is asked for is the head of the answer; a
-short body is read so that the connection can serve again, a long one costs the connection.
+It goes through the upstream's balancer, pool, health and retries as a client's would. What is asked for is the head
+of the answer; a short body is read so that the connection can serve again, a long one costs the connection.
 
 Owner: the exchange that waits for the answer. Cancelled: the connection is closed, its gauges are right.
 """

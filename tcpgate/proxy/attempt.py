@@ -5,11 +5,12 @@ Two halves run side by side, because an endpoint may answer before the body is o
     send half      request head, then the body as the client sends it; after that it watches for the client to leave
     receive half   takes what the endpoint says and passes it on as it comes: 1xx heads, one final head, its body
 
-Neither raises: each leaves its failure here and ends the other, so no ExceptionGroup leaves this file. Backpressure is by
-construction: each half reads its next piece only after the last one was taken by the other side.
+Neither raises: each leaves its failure here and ends the other, so no ExceptionGroup leaves this file. Backpressure
+is by construction: each half reads its next piece only after the last one was taken by the other side.
 
-A request that is all here, with a whole answer that comes soon and in one piece, needs no second task: `_quickly` sends, waits, passes
-on. Most exchanges are like that, and the halves would cost them a third more. What turns out otherwise goes on with both halves.
+A request that is all here, with a whole answer that comes soon and in one piece, needs no second task: `_quickly`
+sends, waits, passes on. Most exchanges are like that, and the halves would cost them a third more. What turns out
+otherwise goes on with both halves.
 
 Owner: `exchange.py`. Cancelled: the endpoint's connection is closed, its gauges are right.
 """
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from tcpgate.proxy.exchange import Exchange
 
 QUICK = 0.02
-"""Seconds for which an answer is awaited without an eye on the client: one that leaves meanwhile is noticed so much later."""
+"""Seconds for which an answer is awaited without an eye on the client; so much later is one noticed that leaves."""
 CONTINUE_AFTER = 1.0
 """Seconds without a word from the endpoint after which we say 100 Continue ourselves; curl waits as long before it
 sends the body unasked. Many origins ignore Expect (RFC 9110 10.1.1 lets a proxy say it then)."""
@@ -65,9 +66,13 @@ class Attempt:
         self._seen_before = 0
         """What the connection had received before this exchange."""
         self._request_whole = False
-        """All of the request is with the kernel: else the connection is good for nothing more, whatever the codec thinks."""
+        """All of the request is with the kernel: else the connection is of no more use, whatever the codec thinks."""
         self._over = False
         """The client has got everything: what it does now is no abort."""
+        self._rest_is_wanted = False
+        """The body still goes up once the answer is over: the origin, which has said yes, may well be reading on. After
+        a redirect or an error the client ought to cease (RFC 9112 9.5), and so do we."""
+        self._sending_over = trio.Event()
         self._failure: GateError | None = None
         self._continue_due = math.inf
         """When we say 100 ourselves."""
@@ -150,6 +155,8 @@ class Attempt:
             halves.start_soon(self._send_half, up, first, halves.cancel_scope)
             try:
                 await self._receive_half(up)
+                if self._rest_is_wanted:
+                    await self._sending_over.wait()
             except GateError as exc:
                 self._failure = self._failure or exc
             halves.cancel_scope.cancel()
@@ -183,6 +190,8 @@ class Attempt:
                 raise
             # The endpoint stopped reading: it may have answered first (413, 401), and if it has not, the receive half
             # sees the same loss and says so.
+        finally:
+            self._sending_over.set()
         self.sent_at = trio.current_time()
         self._head_due = self.sent_at + self.timeouts.first_byte
         if self._waiting is not None:
@@ -253,10 +262,8 @@ class Attempt:
         try:
             over = self._take_events(up, buffers)
         except GateError as exc:
-            over, fault = (
-                False,
-                exc,
-            )  # what came before the fault is the client's, however the bytes were cut into reads
+            # What came before the fault is the client's, however the bytes were cut into reads.
+            over, fault = False, exc
         if buffers:
             self.passed_on = True
             if self.response is not None and not self.answered:
@@ -309,8 +316,9 @@ class Attempt:
         if response.status == 101:
             head = codec.send_informational(101, fields)
         else:
-            # Where the rest of the body is still under way nobody will read it, so nothing can follow it.
-            close = self.down.is_leaving or not self.body.complete
+            self._rest_is_wanted = response.status < 300 and not codec.waiting_for_continue
+            # A rest that nobody will read: nothing can follow it on that connection.
+            close = self.down.is_leaving or not (self.body.complete or self._rest_is_wanted)
             head = codec.send_response(response.status, fields, response.framing, reason=response.reason, close=close)
         self.response = response
         return head

@@ -1,7 +1,7 @@
 """A request's content: read from the client once, as it is wanted, and kept while small so that it can be sent again.
 
-Backpressure is the whole design: a chunk is read only when an attempt asks for it, so at most one read's worth of a body
-is in memory, plus what is kept for a replay (`retry.replay`).
+Backpressure is the whole design: a chunk is read only when an attempt asks for it, so at most one read's worth of a
+body is in memory, plus what is kept for a replay (`retry.replay`).
 
 Owner: the exchange; one attempt reads at a time. Cancelled while it reads: nothing is lost, the next `read` goes on.
 """

@@ -2,7 +2,7 @@
 
     run                 the deadline of the whole exchange around what follows
       route             which route (policy/route)
-      filter            each of the route's filters says Continue, answers itself, or has somebody asked (filters/, ask.py)
+      filter            each of the route's filters says Continue, answers itself, or asks (filters/, ask.py)
       respond | forward the route's own answer, or attempts at endpoints
         pick            the balancer's choice, never one that this exchange has tried (policy/spread)
         attempt         one try (attempt.py): connect, send, receive, pass on

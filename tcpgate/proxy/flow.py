@@ -1,6 +1,7 @@
 """A tcp listener's connection: fits the runtime's upstreams and the access record to a flow (`tcp.py`).
 
-Owner: the listener's nursery (serve.py), one task each. `cut_by` ends it at a deadline, as a drain or the removal of its endpoint does.
+Owner: the listener's nursery (serve.py), one task each. `cut_by` ends it at a deadline, as a drain or the removal of
+its endpoint does.
 """
 
 from __future__ import annotations

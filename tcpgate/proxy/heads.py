@@ -1,7 +1,7 @@
-"""The heads that leave: what of the client's goes to an endpoint, what of the endpoint's goes to the client. Synchronous.
+"""The heads that leave: what of a client's goes to an endpoint, what of an endpoint's goes to the client. Synchronous.
 
-Ties the codec's rules (`hop`, `forwarded`) to what the exchange knows: who the peer is, what the listener trusts, the filters' edits,
-the request id.
+Ties the codec's rules (`hop`, `forwarded`) to what the exchange knows: who the peer is, what the listener trusts, the
+filters' edits, the request id.
 """
 
 from __future__ import annotations

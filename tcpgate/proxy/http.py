@@ -31,10 +31,10 @@ from tcpgate.stats.record import AccessRecord
 from tcpgate.units import Address
 
 LINGER_PAUSE, LINGER = 2.0, 30.0
-"""Seconds that a client may pause, and may take in all, to finish what it sends to an answer that came early. nginx: 5 and 30."""
+"""Seconds that a client may pause, and may take in all, to finish what it sends; nginx: 5 and 30."""
 FRESH_GRACE = 1.0
-"""Seconds that a client which has just connected has for its first request when we leave. One that was served before knows that an idle
-connection may close under it, and tries again on another; on a first connection few clients do."""
+"""Seconds that a client which has just connected has for its first request when we leave. One that was served before
+knows that an idle connection may close under it, and tries again on another; on a first connection few clients do."""
 
 log = logging.getLogger("tcpgate.proxy.http")
 
@@ -116,14 +116,14 @@ class HttpConnection:
             if self.is_spoilt or self.stream.closed:  # closed: it was a tunnel
                 return
             if not self.codec.can_reuse:
-                # One that asked for the close sends no more; any other may be in the middle of its body or next request.
+                # One that asked for the close sends no more; others may be in the middle of a body or a next request.
                 if head.keep_alive or not exchange.body.complete:
                     await self._linger()
                 return
             self.codec.next_exchange()
 
     async def _next_head(self) -> RequestHead | None:
-        """The next request, or None: the client closed, was idle for too long, or sent what is no request (and was told)."""
+        """The next request, or None: the client closed, was idle too long, or sent no request (and was told)."""
         timeouts = self.plan.spec.timeouts
         if not self.codec.buffered and not await self._wait_first_byte(
             trio.current_time() + (timeouts.head if self._is_fresh else timeouts.idle)
@@ -208,8 +208,8 @@ class HttpConnection:
     async def watch(self) -> None:
         """Read ahead; raises ClientError once the client has left, since nobody would read the answer.
 
-        As nginx, Envoy and Go do, a half-close counts as leaving. What the client pipelines meanwhile is kept; where that
-        passes a bound this returns, and nobody watches any more. Cancelled: nothing is lost.
+        As nginx, Envoy and Go do, a half-close counts as leaving. What the client pipelines meanwhile is kept; where
+        that passes a bound this returns, and nobody watches any more. Cancelled: nothing is lost.
         """
         while self.codec.wants_data:
             data = await self.stream.receive_some()
@@ -220,8 +220,8 @@ class HttpConnection:
     async def while_client_waits(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`; if the client leaves before it is done, cancel it and raise the ClientError.
 
-        Raises what of GateErrors `work` raises. What it makes must be kept by whoever wrote it: it may be done, and this
-        call be cancelled all the same.
+        Raises what of GateErrors `work` raises. What it makes must be kept by whoever wrote it: it may be done, and
+        this call be cancelled all the same.
         """
         failure: GateError | None = None
         async with trio.open_nursery() as nursery:

@@ -1,11 +1,12 @@
-"""Connections to endpoints: taken from the idle ones or dialled, given back or closed. One connection serves one exchange.
+"""Connections to endpoints: taken from the idle ones or dialled, given back or closed. One exchange each at a time.
 
-The idle ones belong to their `EndpointRuntime`, so they outlive a reload and die with the endpoint. Nothing here awaits but the dial, so
-no cancellation can lose a connection or count it twice: `closed()` runs exactly once per connection, from `close`.
+The idle ones belong to their `EndpointRuntime`, so they outlive a reload and die with the endpoint. Nothing here
+awaits but the dial, so no cancellation can lose a connection or count it twice: `closed()` runs exactly once per
+connection, from `close`.
 
-An idle connection has no task. Before reuse, and in the worker's sweep, `alive()` asks the kernel: an endpoint that closed, or
-that sent bytes nobody asked for, makes it unusable (RFC 9112 9.5). The race that remains, a close that crosses our request, shows as an
-`UpstreamError` with `retry=IF_REUSED`.
+An idle connection has no task. Before reuse, and in the worker's sweep, `alive()` asks the kernel: an endpoint that
+closed, or that sent bytes nobody asked for, makes it unusable (RFC 9112 9.5). The race that remains, a close that
+crosses our request, shows as an `UpstreamError` with `retry=IF_REUSED`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ async def connect(
 
 
 def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True) -> None:
-    """An exchange is over: count its bytes, and keep the connection for the next one if it can serve one, else close it.
+    """An exchange is over: count its bytes, then keep the connection if it can serve another, else close it.
 
     `usable`: False where the user knows better than the codec.
     """
@@ -100,8 +101,7 @@ def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True
         or not connection.is_open
         or stream.poisoned
         or not connection.codec.can_reuse
-        or endpoint.retired
-        or endpoint.state in WITHDRAWN
+        or endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
     ):

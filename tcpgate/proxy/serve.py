@@ -1,10 +1,11 @@
-"""A listener in a worker: its accept loops, its open connections, its end. Owner: the worker's root nursery, one task each.
+"""A listener in a worker: its accept loops, its open connections, its end. Owner: the worker's root nursery.
 
     run
     +-- one accept loop per bound address        cancelled at once by `retire`, or when a reload unbinds the address
     +-- one task per open connection             ends by itself, is asked to (`leave`), or is cut when the drain is over
 
-A reload calls `renew` with a new plan: connections that are open keep the plan they began with, the next ones get the new one.
+A reload calls `renew` with a new plan: connections that are open keep the plan they began with, the next ones get the
+new one.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from tcpgate.state.snapshot import (
 from tcpgate.stats.record import AccessRecord
 
 COURTESY = 0.001
-"""Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by time and not by
-turns: if the others are busy too, nobody waits longer than this."""
+"""Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by
+time and not by turns: if the others are busy too, nobody waits longer than this."""
 
 
 class Connection(Protocol):
@@ -55,7 +56,7 @@ class Connection(Protocol):
 
     @property
     def is_long(self) -> bool:
-        """Whether it may last as long as its ends like (a tunnel, a tcp flow), so that a drain has to spread the cuts."""
+        """Whether it may last as long as its ends like (a tunnel, a tcp flow), so a drain has to spread the cuts."""
         ...
 
 
@@ -108,8 +109,8 @@ class ListenerServer:
 
     def accept_rest(self, sockets: Iterable[socket.socket]) -> None:
         """Take what waits in the backlogs of addresses that are about to be closed: the close would reset it."""
-        if self._nursery is None:
-            return  # never began to accept: some other listener, or process, has these addresses
+        if self._nursery is None or self._ended.is_set():
+            return  # never began to accept, or is gone: some other listener, or process, has these addresses
         for sock in sockets:
             # accept(2) hands on network errors of single connections too, so one more try is never wrong; the bound is
             # for a flood.

@@ -1,7 +1,8 @@
 """An upgraded connection: after the 101 both sides speak another protocol, and bytes move as they are.
 
-Owner: the exchange, which lasts as long as the tunnel does; so does the endpoint's in-flight count. A reload does not touch a tunnel;
-a reload that removes its endpoint, and a drain, give it until their deadline (`HttpConnection.cut_by`).
+Owner: the exchange, which lasts as long as the tunnel does; so does the endpoint's in-flight count. A reload does not
+touch a tunnel; a reload that removes its endpoint, and a drain, give it until their deadline
+(`HttpConnection.cut_by`).
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ async def run(exchange: Exchange, up: UpstreamConnection) -> RelayOutcome:
             up.stream,
             idle=connection.plan.spec.timeouts.tunnel,
             pipes=connection.plane.pipes,
-            # Neither side's bytes are lost on the way here: what either sent with or after the 101 is with its codec, and
-            # an end of stream is read from the socket again, as often as one asks.
+            # Nobody's bytes are lost on the way here: what a side sent with or after the 101 is with its codec, and an
+            # end of stream is read from the socket again, as often as one asks.
             to_upstream=connection.codec.switched(),
             to_downstream=up.codec.switched(),
         )

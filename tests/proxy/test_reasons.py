@@ -1,7 +1,8 @@
-"""One scenario for each reason of the closed list, through the real data plane: what the client gets, what the record says."""
+"""One scenario for each reason of the closed list, through the real data plane: what is answered, what is recorded."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from tcpgate.errors import REASONS, Reason
-from tcpgate.proxy import exchange as exchange_module
+from tcpgate.proxy import heads
 from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
 
@@ -31,10 +32,8 @@ class Stage:
         """The port of an origin that plays each connection so."""
 
         async def one(stream: trio.SocketStream) -> None:
-            try:
+            with contextlib.suppress(trio.BrokenResourceError):
                 await play(stream)
-            except trio.BrokenResourceError:
-                pass
             await stream.aclose()
 
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -50,7 +49,13 @@ class Stage:
 
 
 def config(
-    port: int, *, listener: str = "", route: str = "", upstream: str = "", endpoint: str = "", target: str = 'upstream = "api"'
+    port: int,
+    *,
+    listener: str = "",
+    route: str = "",
+    upstream: str = "",
+    endpoint: str = "",
+    target: str = 'upstream = "api"',
 ) -> str:
     """One listener, one route, one endpoint, with what a scenario adds to each."""
     return f"""
@@ -322,7 +327,10 @@ async def play_exchange_timeout(stage: Stage) -> None:
 
 async def play_idle_timeout(stage: Stage) -> None:
     port = await stage.origin(sleeping)
-    text = config(port) + '[listeners.db]\nbind = ["127.0.0.2:0"]\nprotocol = "tcp"\nupstream = "api"\ntimeouts.idle = "200ms"\n'
+    text = (
+        config(port)
+        + '[listeners.db]\nbind = ["127.0.0.2:0"]\nprotocol = "tcp"\nupstream = "api"\ntimeouts.idle = "200ms"\n'
+    )
     async with serving(stage.folder, text) as plane:
         stream = await trio.open_tcp_stream("127.0.0.2", plane.port("db"))
         async with stream:
@@ -367,7 +375,7 @@ async def play_bug(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> int:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(exchange_module.heads, "outgoing", broken)
+    monkeypatch.setattr(heads, "outgoing", broken)
     async with serving(stage.folder, config(await stage.good())) as plane:
         said = await talk(plane.port(), GET)
         record = await plane.record()
@@ -507,5 +515,3 @@ async def test_each_reason_comes_about_and_is_told(
 
 def test_every_reason_has_its_facts() -> None:
     assert set(REASONS) == set(Reason) == set(PLAYS)
-
-

@@ -1,0 +1,207 @@
+"""Upgrades: the 101, what is sent around it, and the tunnel's life and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.plane import serving
+from tests.proxy.scripted import GET, OK, SWITCHING, UPGRADE, client, config, head, origin, rest, settled, until
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    """Switch, then say back what is said."""
+    await head(stream)
+    await stream.send_all(SWITCHING)
+    while data := await stream.receive_some(4096):
+        await stream.send_all(data)
+
+
+async def test_bytes_sent_with_the_request_and_with_the_101_are_not_lost(tmp_path: Path, nursery: trio.Nursery) -> None:
+    got: list[bytes] = []
+
+    async def play(stream: trio.SocketStream) -> None:
+        got.append(await head(stream))
+        await stream.send_all(SWITCHING + b"from the origin")
+        got.append(await until(stream, b"client"))
+
+    async with serving(tmp_path, config(await origin(nursery, play))) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE + b"from the client")
+        said = await until(stream, b"origin")
+        await stream.aclose()
+        await settled(plane)
+    assert said.startswith(b"HTTP/1.1 101 ")
+    assert b"\r\nUpgrade: echo\r\n" in said
+    assert said.endswith(b"\r\n\r\nfrom the origin")
+    assert got[0].endswith(b"\r\n\r\n")
+    assert got[1] == b"from the client"
+
+
+@pytest.mark.parametrize("first", ["client", "origin"])
+async def test_an_end_of_stream_sent_with_the_last_bytes_reaches_the_other_side(
+    tmp_path: Path, nursery: trio.Nursery, first: str
+) -> None:
+    """Both at once with the 101: whoever sees the end first must not keep it."""
+    ended: list[bytes] = []
+
+    async def play(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await stream.send_all(SWITCHING + b"last words")
+        if first == "origin":
+            await stream.send_eof()
+        ended.append(await rest(stream))
+        if first == "client":
+            await stream.send_eof()
+
+    async with serving(tmp_path, config(await origin(nursery, play))) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        said = await until(stream, b"last words")
+        await stream.send_all(b"bye")
+        await stream.send_eof()
+        assert await rest(stream) == b""
+        record = await plane.record()
+        await settled(plane)
+    assert said.endswith(b"last words")
+    assert ended == [b"bye"]
+    assert (record.reason, record.status) == ("tunnel_closed", 101)
+
+
+async def test_half_of_a_tunnel_may_end_before_the_other(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def play(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await stream.send_all(SWITCHING)
+        question = await rest(stream)
+        await stream.send_all(b"answer to " + question)
+
+    async with serving(tmp_path, config(await origin(nursery, play))) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await head(stream)
+        await stream.send_all(b"question")
+        await stream.send_eof()
+        assert await rest(stream) == b"answer to question"
+
+
+async def test_many_tunnels_at_once_lose_no_byte_and_no_end(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with serving(tmp_path, config(await origin(nursery, echo))) as plane:
+
+        async def one() -> None:
+            async with client(plane) as stream:
+                await stream.send_all(UPGRADE)
+                await head(stream)
+                await stream.send_all(b"ping")
+                assert await until(stream, b"ping") == b"ping"
+                await stream.send_eof()
+                assert await rest(stream) == b""
+
+        for _ in range(4):
+            async with trio.open_nursery() as clients:
+                for _ in range(25):
+                    clients.start_soon(one)
+        await settled(plane)
+        assert [record.reason for record in plane.records] == ["tunnel_closed"] * 100
+
+
+async def test_a_refused_upgrade_is_an_ordinary_answer(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def play(stream: trio.SocketStream) -> None:
+        while await head(stream):
+            await stream.send_all(OK)
+
+    async with serving(tmp_path, config(await origin(nursery, play))) as plane, client(plane) as stream:
+        for request in (UPGRADE, GET):
+            await stream.send_all(request)
+            assert (await until(stream, b"ok")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_tunnel_outlives_the_time_of_its_route(tmp_path: Path, nursery: trio.Nursery) -> None:
+    text = config(await origin(nursery, echo), route='timeout = "100ms"')
+    async with serving(tmp_path, text) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await head(stream)
+        await trio.sleep(0.2)
+        await stream.send_all(b"still")
+        assert await until(stream, b"still") == b"still"
+
+
+async def test_a_tunnel_whose_endpoint_is_removed_is_cut_at_the_end_of_the_drain(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    port, other = await origin(nursery, echo), await origin(nursery, echo)
+    async with serving(tmp_path, config(port, gateway='drain = "200ms"')) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await head(stream)
+        plane.apply(config(other, gateway='drain = "200ms"'))
+        await stream.send_all(b"yet")
+        assert await until(stream, b"yet") == b"yet"
+        await rest(stream, within=2)
+        record = await plane.record()
+        await settled(plane)
+        plane.plane.sweep(trio.current_time())
+        assert not plane.plane.runtime.retired
+    assert (record.reason, record.status) == ("drained", 101)
+
+
+async def test_a_tunnel_whose_endpoint_comes_back_in_time_lives_on(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, other = await origin(nursery, echo), await origin(nursery, echo)
+    drain = 'drain = "150ms"'
+    async with serving(tmp_path, config(port, gateway=drain)) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await head(stream)
+        plane.apply(config(other, gateway=drain))
+        plane.apply(config(port, gateway=drain))
+        await trio.sleep(0.3)
+        await stream.send_all(b"still")
+        assert await until(stream, b"still") == b"still"
+
+
+async def test_an_upgrade_that_ends_after_its_endpoint_was_removed_is_drained_too(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """The removal tells those that have a tunnel; this one has not got it yet."""
+    asked, go = trio.Event(), trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        await head(stream)
+        asked.set()
+        await go.wait()
+        await stream.send_all(SWITCHING)
+        await rest(stream)
+
+    port, other = await origin(nursery, late), await origin(nursery, echo)
+    drain = 'drain = "100ms"'
+    async with serving(tmp_path, config(port, gateway=drain)) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await asked.wait()
+        plane.apply(config(other, gateway=drain))
+        go.set()
+        assert (await head(stream)).startswith(b"HTTP/1.1 101 ")
+        await rest(stream, within=2)
+        assert (await plane.record()).reason == "drained"
+
+
+async def test_a_drain_spreads_the_ends_of_tunnels(tmp_path: Path, nursery: trio.Nursery) -> None:
+    ends: list[float] = []
+    async with serving(tmp_path, config(await origin(nursery, echo))) as plane:
+        started = trio.Event()
+
+        async def one(task_status: trio.TaskStatus[None]) -> None:
+            async with client(plane) as stream:
+                await stream.send_all(UPGRADE)
+                await head(stream)
+                task_status.started()
+                await started.wait()
+                began = trio.current_time()
+                await rest(stream)
+                ends.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as clients:
+            for _ in range(4):
+                await clients.start(one)
+            plane.servers["web"].retire(0.4)
+            started.set()
+        await settled(plane)
+    ends.sort()
+    assert ends[0] < 0.25
+    assert ends[3] > 0.3
+    assert ends[3] - ends[0] > 0.15
