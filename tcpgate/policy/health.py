@@ -240,7 +240,7 @@ class EndpointHealth:
         """An operator speaks."""
         if word is not Word.DRAIN:
             self._ejections.end(now)
-        if word is Word.READY and self._word is Word.MAINT and self.upstream.health is not None:
+        if self._word is Word.MAINT and word is not Word.MAINT and self.upstream.health is not None:
             self._start_probes(now)
             self._verdict, self._probe_text = Verdict.UNPROVED, NOT_PROBED
         self._word = word

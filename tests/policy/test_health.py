@@ -341,6 +341,27 @@ def test_after_maintenance_a_probed_endpoint_is_unproved_again_and_probed_soon()
     assert step(endpoint.observe_probe(OK, 100.2)) == (None, HEALTHY)
 
 
+def test_after_maintenance_and_a_drain_a_probed_endpoint_has_to_prove_itself_too() -> None:
+    endpoint = healthy()
+    endpoint.command(Word.MAINT, 10.0)
+    assert endpoint.command(Word.DRAIN, 1000.0) == Transition(
+        previous=MAINT, state=DRAINING, cause="operator: drain", at=1000.0
+    )
+    next_probe = endpoint.next_probe()
+    assert next_probe is not None and 1000.0 <= next_probe <= 1000.1
+    endpoint.command(Word.READY, 1000.05)
+    assert (endpoint.unproved, endpoint.usable) == (True, False), "what it was before maintenance proves nothing"
+    assert step(endpoint.observe_probe(REFUSED, 1000.1)) == (None, DOWN)
+
+
+def test_probes_during_a_drain_after_maintenance_count() -> None:
+    endpoint = healthy()
+    endpoint.command(Word.MAINT, 10.0)
+    endpoint.command(Word.DRAIN, 1000.0)
+    endpoint.observe_probe(OK, 1000.1)
+    assert step(endpoint.command(Word.READY, 1001.0)) == (DRAINING, HEALTHY)
+
+
 def test_after_maintenance_an_unprobed_endpoint_is_healthy_at_once() -> None:
     endpoint = machine(UNPROBED)
     endpoint.command(Word.MAINT, 1.0)
