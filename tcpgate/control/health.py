@@ -28,6 +28,7 @@ from tcpgate.config.schema import Endpoint, Health, Upstream
 from tcpgate.policy.health import EndpointHealth, EndpointState, ProbeResult, Transition, Word
 from tcpgate.policy.outlier import room
 from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.stats.journal import EventKind
 
 logger = logging.getLogger("tcpgate.control.health")
 
@@ -38,21 +39,20 @@ AskOnce = Callable[[Health, str, float], Awaitable[ProbeResult]]
 AFTER_BUG = 1.0
 """Pause before a task that ran into a bug of ours goes on (seconds)."""
 
-_UP = ("endpoint_up", "info")
-EVENTS: Mapping[tuple[EndpointState | None, EndpointState], tuple[str, str]] = {
-    (EndpointState.HEALTHY, EndpointState.DEGRADED): ("endpoint_degraded", "info"),
-    (EndpointState.DEGRADED, EndpointState.HEALTHY): ("endpoint_healthy", "info"),
-    (EndpointState.EJECTED, EndpointState.DEGRADED): ("endpoint_restored", "info"),
-    (EndpointState.EJECTED, EndpointState.HEALTHY): ("endpoint_restored", "info"),
+EVENTS: Mapping[tuple[EndpointState | None, EndpointState], EventKind] = {
+    (EndpointState.HEALTHY, EndpointState.DEGRADED): EventKind.ENDPOINT_DEGRADED,
+    (EndpointState.DEGRADED, EndpointState.HEALTHY): EventKind.ENDPOINT_HEALTHY,
+    (EndpointState.EJECTED, EndpointState.DEGRADED): EventKind.ENDPOINT_RESTORED,
+    (EndpointState.EJECTED, EndpointState.HEALTHY): EventKind.ENDPOINT_RESTORED,
 }
-"""(from, to) -> kind and level of the event; what is not here depends on the new state alone."""
-EVENTS_BY_STATE: Mapping[EndpointState, tuple[str, str]] = {
-    EndpointState.HEALTHY: _UP,
-    EndpointState.DEGRADED: _UP,
-    EndpointState.DOWN: ("endpoint_down", "warning"),
-    EndpointState.EJECTED: ("endpoint_ejected", "warning"),
-    EndpointState.DRAINING: ("endpoint_draining", "info"),
-    EndpointState.MAINT: ("endpoint_maint", "info"),
+"""(from, to) -> kind of the event; what is not here depends on the new state alone."""
+EVENTS_BY_STATE: Mapping[EndpointState, EventKind] = {
+    EndpointState.HEALTHY: EventKind.ENDPOINT_UP,
+    EndpointState.DEGRADED: EventKind.ENDPOINT_UP,
+    EndpointState.DOWN: EventKind.ENDPOINT_DOWN,
+    EndpointState.EJECTED: EventKind.ENDPOINT_EJECTED,
+    EndpointState.DRAINING: EventKind.ENDPOINT_DRAINING,
+    EndpointState.MAINT: EventKind.ENDPOINT_MAINT,
 }
 
 
@@ -161,6 +161,9 @@ class HealthBoard:
     def _apply_upstream(self, name: str, spec: Upstream, probes: trio.Nursery) -> list[_Entry]:
         """Bring one upstream to its config; the entries that may have something new to tell."""
         old = self._board.get(name, {})
+        known = next((entry.machine.upstream for entry in old.values()), None)
+        if known == spec:
+            spec = known  # compared by value here, once; from here on the same object is the same config
         working = any(entry.machine.usable for entry in old.values())
         wanted = {endpoint.address: endpoint for endpoint in spec.endpoints}
         for address in old.keys() - wanted.keys():
@@ -196,7 +199,7 @@ class HealthBoard:
     def _configure(self, entry: _Entry, spec: Upstream, endpoint: Endpoint) -> bool:
         """Whether the endpoint's config changed; if so it is applied, with the state kept."""
         machine = entry.machine
-        if (machine.upstream is spec or machine.upstream == spec) and machine.endpoint == endpoint:
+        if machine.upstream is spec:
             return False
         if machine.upstream.health != spec.health:
             entry.drop_probe()
@@ -225,7 +228,7 @@ class HealthBoard:
         )
         if machine.kept_in and not kept_in:
             limit = f"limit (max_ejected = {machine.upstream.passive.max_ejected})"
-            self._event(entry, "endpoint_kept_in", "warning", f"kept in: {limit}; {machine.kept_in}", machine.state)
+            self._event(entry, EventKind.ENDPOINT_KEPT_IN, f"kept in: {limit}; {machine.kept_in}", machine.state)
         self._settle(entry, transition)
 
     def _may_eject(self, upstream: str) -> bool:
@@ -247,7 +250,7 @@ class HealthBoard:
         entry = self._find(upstream, endpoint)
         self._settle(entry, entry.machine.set_weight(weight, trio.current_time()))
         text = "the config's" if weight is None else str(weight)
-        self._event(entry, "endpoint_weight", "info", f"operator: weight {text}", entry.machine.state)
+        self._event(entry, EventKind.ENDPOINT_WEIGHT, f"operator: weight {text}", entry.machine.state)
 
     def _find(self, upstream: str, endpoint: str) -> _Entry:
         entry = self._board.get(upstream, {}).get(endpoint)
@@ -292,16 +295,15 @@ class HealthBoard:
         if not entry.machine.unproved:
             self._proved(entry)
         if transition is not None:
-            by_state = EVENTS_BY_STATE[transition.state]
-            kind, level = EVENTS.get((transition.previous, transition.state), by_state)
-            self._event(entry, kind, level, transition.cause, transition.previous)
+            kind = EVENTS.get((transition.previous, transition.state), EVENTS_BY_STATE[transition.state])
+            self._event(entry, kind, transition.cause, transition.previous)
 
     def _proved(self, entry: _Entry) -> None:
         self._unproved.discard((entry.upstream, entry.address))
         if not self._unproved:
             self._all_proved.set()
 
-    def _event(self, entry: _Entry, kind: str, level: str, cause: str, previous: EndpointState | None) -> None:
+    def _event(self, entry: _Entry, kind: EventKind, cause: str, previous: EndpointState | None) -> None:
         machine = entry.machine
         facts: dict[str, str | int | float] = {
             "upstream": entry.upstream,
@@ -311,7 +313,8 @@ class HealthBoard:
             "cause": cause,
             "weight": machine.weight,
         }
-        self._tell(kind, level, f"{entry.upstream}/{entry.address} is {machine.state}: {cause}", facts)
+        # Each kind has its own level.
+        self._tell(kind, "", f"{entry.upstream}/{entry.address} is {machine.state}: {cause}", facts)
 
     def _publish_changes(self, touched: Sequence[_Entry]) -> None:
         changed = []
@@ -333,7 +336,7 @@ class HealthBoard:
                     await self._attend_once(entry)
                 except Exception as exc:
                     logger.exception("health task failed endpoint=%s", entry.machine.name)
-                    self._event(entry, "bug", "error", f"health task: {exc!r}", entry.machine.state)
+                    self._event(entry, EventKind.BUG, f"health task: {exc!r}", entry.machine.state)
                     await trio.sleep(AFTER_BUG)
 
     async def _attend_once(self, entry: _Entry) -> None:

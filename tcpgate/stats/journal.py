@@ -35,13 +35,8 @@ class EventKind(enum.StrEnum):
     STARTED = "started"
     START_FAILED = "start_failed"
     READY = "ready"
-    NOT_READY = "not_ready"
     DRAINING = "draining"
-    DRAIN_CUT = "drain_cut"
     STOPPED = "stopped"
-    UPGRADE_STARTED = "upgrade_started"
-    UPGRADE_DONE = "upgrade_done"
-    UPGRADE_FAILED = "upgrade_failed"
     CONFIG_WARNING = "config_warning"
     BUG = "bug"
     OTHER = "other"
@@ -49,11 +44,7 @@ class EventKind(enum.StrEnum):
     RELOAD_OK = "reload_ok"
     RELOAD_FAILED = "reload_failed"
     RELOAD_NOOP = "reload_noop"
-    LISTENER_OPENED = "listener_opened"
-    LISTENER_CLOSED = "listener_closed"
     # Endpoints
-    ENDPOINT_ADDED = "endpoint_added"
-    ENDPOINT_REMOVED = "endpoint_removed"
     ENDPOINT_UP = "endpoint_up"
     ENDPOINT_HEALTHY = "endpoint_healthy"
     ENDPOINT_DEGRADED = "endpoint_degraded"
@@ -75,9 +66,7 @@ class EventKind(enum.StrEnum):
     WORKER_DIED = "worker_died"
     WORKER_HUNG = "worker_hung"
     WORKER_BACKOFF = "worker_backoff"
-    WORKER_ALONE = "worker_alone"
     # Limits
-    FILE_LIMIT = "file_limit"
     ACCEPT_BACKOFF = "accept_backoff"
     # Logs
     LOG_DROPPED = "log_dropped"
@@ -86,7 +75,6 @@ class EventKind(enum.StrEnum):
     LOG_REOPENED = "log_reopened"
     # Operators
     ADMIN_COMMAND = "admin_command"
-    ADMIN_DENIED = "admin_denied"
 
 
 @attrs.frozen
@@ -103,27 +91,22 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.STARTED: KindFacts("info", "The supervisor began: version, pid, config."),
     EventKind.START_FAILED: KindFacts("error", "The gateway cannot serve this config here; it leaves."),
     EventKind.READY: KindFacts("info", "The gateway takes traffic."),
-    EventKind.NOT_READY: KindFacts("warning", "The gateway asks balancers in front to look away."),
     EventKind.DRAINING: KindFacts("info", "The gateway stops accepting and lets open work end."),
-    EventKind.DRAIN_CUT: KindFacts("warning", "The drain's time was over; work still open was cut."),
     EventKind.STOPPED: KindFacts("info", "The gateway is about to leave."),
-    EventKind.UPGRADE_STARTED: KindFacts("info", "A new supervisor takes over the listening sockets."),
-    EventKind.UPGRADE_DONE: KindFacts("info", "The new supervisor serves; this one drains."),
-    EventKind.UPGRADE_FAILED: KindFacts("error", "The new supervisor did not come up; this one goes on serving."),
     EventKind.CONFIG_WARNING: KindFacts("warning", "The config serves, but something in it is likely not meant."),
     EventKind.BUG: KindFacts("error", "A state that cannot be; what it touched ended, the gateway goes on."),
     EventKind.OTHER: KindFacts("warning", "Of a kind that this version does not know; the fact `kind` names it."),
     EventKind.RELOAD_OK: KindFacts("info", "Every worker serves the new generation."),
     EventKind.RELOAD_FAILED: KindFacts("error", "The new config cannot serve; the old generation goes on."),
     EventKind.RELOAD_NOOP: KindFacts("info", "The config says what it said before; nothing was touched."),
-    EventKind.LISTENER_OPENED: KindFacts("info", "A listening socket was bound."),
-    EventKind.LISTENER_CLOSED: KindFacts("info", "A listening socket was closed."),
-    EventKind.ENDPOINT_ADDED: KindFacts("info", "An endpoint joined its upstream."),
-    EventKind.ENDPOINT_REMOVED: KindFacts("info", "An endpoint left its upstream; its open work ends by the drain."),
     EventKind.ENDPOINT_UP: KindFacts("info", "The endpoint takes traffic, after it took none."),
     EventKind.ENDPOINT_HEALTHY: KindFacts("info", "The endpoint takes its full weight of traffic again."),
-    EventKind.ENDPOINT_DEGRADED: KindFacts("warning", "The endpoint takes traffic, at less than its weight."),
-    EventKind.ENDPOINT_DOWN: KindFacts("error", "Probes say that the endpoint cannot work; it takes no traffic."),
+    EventKind.ENDPOINT_DEGRADED: KindFacts(
+        "info", "The endpoint takes traffic, but starts slowly or failed its last probe."
+    ),
+    EventKind.ENDPOINT_DOWN: KindFacts(
+        "warning", "Probes say that the endpoint cannot work; the others take its traffic."
+    ),
     EventKind.ENDPOINT_EJECTED: KindFacts("warning", "Live traffic failed at the endpoint; it takes none for a while."),
     EventKind.ENDPOINT_KEPT_IN: KindFacts("warning", "Live traffic fails there, but too many are out: it stays in."),
     EventKind.ENDPOINT_RESTORED: KindFacts("info", "The ejection is over; the endpoint takes traffic again."),
@@ -139,15 +122,12 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.WORKER_DIED: KindFacts("error", "A worker ended unasked: its connections are lost, another one starts."),
     EventKind.WORKER_HUNG: KindFacts("error", "A worker's loop no longer turns; it is replaced."),
     EventKind.WORKER_BACKOFF: KindFacts("error", "A worker keeps dying; the next start waits."),
-    EventKind.WORKER_ALONE: KindFacts("error", "A worker lost its supervisor; it serves what it last knew."),
-    EventKind.FILE_LIMIT: KindFacts("error", "The file descriptors that the config may need exceed the limit."),
     EventKind.ACCEPT_BACKOFF: KindFacts("warning", "accept() has no descriptor or memory; it waits and tries again."),
     EventKind.LOG_DROPPED: KindFacts("warning", "Log lines come faster than they can be written; some were dropped."),
     EventKind.LOG_FAILED: KindFacts("error", "Log lines cannot be written (full disk, lost reader); they are dropped."),
     EventKind.LOG_RESTORED: KindFacts("info", "Log lines are written again; says how many are lost."),
     EventKind.LOG_REOPENED: KindFacts("info", "The log file was opened anew, after its rotation."),
     EventKind.ADMIN_COMMAND: KindFacts("info", "An operator changed something through the admin API: who, what."),
-    EventKind.ADMIN_DENIED: KindFacts("warning", "The admin API refused a request: no token, or a wrong one."),
 }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tcpgate
 from tcpgate.stats.journal import KINDS, LEVELS, Event, EventKind, Journal, render
 from tcpgate.stats.line import LINE_LIMIT
 
@@ -35,6 +38,20 @@ def test_every_kind_has_a_level_and_one_sentence(kind: EventKind) -> None:
 
 def test_the_table_holds_nothing_else() -> None:
     assert list(KINDS) == list(EventKind)
+
+
+def test_every_kind_is_told_somewhere() -> None:
+    package = Path(tcpgate.__file__).parent
+    said: set[str] = set()
+    for file in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Constant(value=str(text)) if file != package / "stats" / "journal.py":
+                    said.add(text)  # "ready", or the "reload_" of f"reload_{word}"
+                case ast.Attribute(value=ast.Name(id="EventKind"), attr=name) if file.parent.name != "stats":
+                    said.add(EventKind[name])
+    untold = [kind for kind in EventKind if kind not in said and f"{kind.partition('_')[0]}_" not in said]
+    assert untold == [EventKind.OTHER]  # the journal's own, for words that it does not know
 
 
 def test_an_event_says_what_its_kind_says_unless_told_better() -> None:
