@@ -102,10 +102,10 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.ENDPOINT_UP: KindFacts("info", "The endpoint takes traffic, after it took none."),
     EventKind.ENDPOINT_HEALTHY: KindFacts("info", "The endpoint takes its full weight of traffic again."),
     EventKind.ENDPOINT_DEGRADED: KindFacts(
-        "info", "The endpoint takes traffic, but starts slowly or failed its last probe."
+        "info", "The endpoint takes traffic; it starts slowly, or failed a probe."
     ),
     EventKind.ENDPOINT_DOWN: KindFacts(
-        "warning", "Probes say that the endpoint cannot work; the others take its traffic."
+        "warning", "Probes say that the endpoint cannot work; others take its traffic."
     ),
     EventKind.ENDPOINT_EJECTED: KindFacts("warning", "Live traffic failed at the endpoint; it takes none for a while."),
     EventKind.ENDPOINT_KEPT_IN: KindFacts("warning", "Live traffic fails there, but too many are out: it stays in."),

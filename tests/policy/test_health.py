@@ -348,7 +348,8 @@ def test_after_maintenance_and_a_drain_a_probed_endpoint_has_to_prove_itself_too
         previous=MAINT, state=DRAINING, cause="operator: drain", at=1000.0
     )
     next_probe = endpoint.next_probe()
-    assert next_probe is not None and 1000.0 <= next_probe <= 1000.1
+    assert next_probe is not None
+    assert 1000.0 <= next_probe <= 1000.1
     endpoint.command(Word.READY, 1000.05)
     assert (endpoint.unproved, endpoint.usable) == (True, False), "what it was before maintenance proves nothing"
     assert step(endpoint.observe_probe(REFUSED, 1000.1)) == (None, DOWN)
