@@ -31,6 +31,11 @@ INSTALLED = Path("/etc/tcpgate/tcpgate.toml")
 """The config of the service that `make install` sets up: its [admin] says where the gateway of this host is asked."""
 FEW = 5
 """Endpoints that `status` names; `upstreams` has all."""
+ADMIN_HELP = (
+    "The gateway's admin API, as host:port or unix:/path. Default: that of the installed config, else "
+    f"{DEFAULTS[0]}, else {DEFAULTS[1]}."
+)
+TOKEN_HELP = "File with the admin token, if the API wants one. Default: $TCPGATE_TOKEN_FILE."
 
 Row = dict[str, Any]
 
@@ -62,8 +67,8 @@ def with_json(command: Callable[..., None]) -> Callable[..., None]:
 def with_admin(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--admin` and `--json`; the command gets an `AdminClient`, and its AdminError becomes exit 1."""
 
-    @click.option("--admin", metavar="ADDR", help="host:port or unix:/path of the gateway's admin API.")
-    @click.option("--token-file", metavar="FILE", envvar="TCPGATE_TOKEN_FILE", help="File with the admin token.")
+    @click.option("--admin", metavar="ADDR", help=ADMIN_HELP)
+    @click.option("--token-file", metavar="FILE", envvar="TCPGATE_TOKEN_FILE", help=TOKEN_HELP)
     @with_json
     @functools.wraps(command)
     def wrapped(*args: Any, admin: str | None, token_file: str | None, **kwargs: Any) -> None:
@@ -143,13 +148,16 @@ def _count(number: int, what: str) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="tcpgate")
 def main() -> None:
-    """A highly available L4/L7 proxy and API gateway."""
+    """A highly available L4/L7 proxy and API gateway.
+
+    Try `demo`, write a config, `check` it, `run` it. Exit 0 done, 1 the thing asked failed, 2 usage, 78 bad config.
+    """
 
 
 @main.command()
 @click.argument("config", type=click.Path())
 def run(config: str) -> None:
-    """Serve CONFIG until told to stop. HUP reloads, TERM drains, USR1 reopens logs."""
+    """Serve CONFIG until told to stop. HUP reloads, TERM and INT drain and stop (twice: now), USR1 reopens logs."""
     from tcpgate.process.boot import run_gateway
 
     try:
@@ -167,7 +175,7 @@ def run(config: str) -> None:
 @click.argument("config", type=click.Path())
 @with_json
 def check(config: str, as_json: bool) -> None:
-    """Say everything that is wrong with CONFIG. Exit 78 if it cannot serve."""
+    """Say what is wrong with CONFIG, and where. Exit 78 if it cannot serve."""
     from tcpgate.config.export import dump
 
     loaded = load_or_fail(config, as_json)
@@ -186,7 +194,7 @@ def check(config: str, as_json: bool) -> None:
 @click.argument("new", type=click.Path())
 @with_json
 def diff(old: str, new: str, as_json: bool) -> None:
-    """Say what a reload would touch. OLD and NEW are configs."""
+    """Say what a reload would touch. OLD and NEW are configs; no gateway is asked."""
     from tcpgate.config.diff import diff as compare
 
     changes = compare(load_or_fail(old, as_json).config, load_or_fail(new, as_json).config)
@@ -312,9 +320,9 @@ def _put(admin: AdminClient, endpoint: str, wish: Row, as_json: bool) -> None:
 
 
 STATES = {
-    "drain": "Give an endpoint no new work. What it has may finish.",
-    "ready": "Give an endpoint back to its checks.",
-    "maint": "Take an endpoint out: no work, no probes.",
+    "drain": "Give an endpoint no new work. What it has may finish, and probes go on.",
+    "ready": "Undo drain or maint. The endpoint's checks decide again; after maint it is down until one succeeds.",
+    "maint": "Take an endpoint out: no new work, no probes. `ready` gives it back.",
 }
 
 
@@ -336,7 +344,7 @@ for _state, _does in STATES.items():
 @click.argument("weight", metavar="N")
 @with_admin
 def weight(admin: AdminClient, endpoint: str, weight: str, as_json: bool) -> None:
-    """Set an endpoint's weight until a restart. N is 0 to 256, or "config" for the config's own."""
+    """Set an endpoint's share until a restart. N is 0 (no new work) to 256, or "config" for the config's own weight."""
     if weight != "config" and not (weight.isascii() and weight.isdecimal() and int(weight[:9]) <= 256):
         raise click.BadParameter(f'{weight!r} is no weight: write a number from 0 to 256, or "config"')
     _put(admin, endpoint, {"weight": None if weight == "config" else int(weight)}, as_json)
@@ -344,10 +352,10 @@ def weight(admin: AdminClient, endpoint: str, weight: str, as_json: bool) -> Non
 
 @main.command()
 @click.option("--since", type=click.IntRange(0), default=0, help="Only events after this sequence number.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="The last N events.")
 @with_admin
 def events(admin: AdminClient, since: int, limit: int, as_json: bool) -> None:
-    """List what happened, oldest first."""
+    """List what happened, oldest first. Times are UTC."""
     found = admin.call("GET", f"/api/v1/events?since={since}&limit={limit}")
     rows = [{**event, "time": event["time"].replace("T", " ").removesuffix("+00:00")} for event in found]
     # The text is what one came for, so a long one is not cut but goes on in the next line.
@@ -360,7 +368,7 @@ def events(admin: AdminClient, since: int, limit: int, as_json: bool) -> None:
 @main.command()
 @click.argument("config", type=click.Path(), required=False)
 def demo(config: str | None) -> None:
-    """Show it all, with three origins of our own. CONFIG takes the place of the one that comes along."""
+    """Start a gateway and three origins behind it. CONFIG takes the place of etc/quickstart.toml."""
     import trio
 
     from tcpgate.demo import WHAT_TO_TRY, quickstart, serve_origins

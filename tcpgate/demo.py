@@ -34,12 +34,14 @@ MAX_MS = 60_000
 MAX_BYTES = 10 << 30
 QUICKSTART = "quickstart.toml"
 WHAT_TO_TRY = """\
-Three origins on 127.0.0.1:9001 to 9003 behind a gateway, from {config}. In another terminal:
+Three origins on 127.0.0.1:9001 to 9003, and a gateway in front of them from
+{config}. In another terminal:
 
-  curl -i http://127.0.0.1:8080/                       which origin answered, and what it was sent
-  curl -X POST http://127.0.0.1:9002/ill               make one fail its health checks; /well heals it
-  .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not, and why
-  .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened
+  curl -i http://127.0.0.1:8080/           which origin answered, what it was sent
+  curl -X POST http://127.0.0.1:9002/ill   make one fail its health checks
+  .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not
+  .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened, and why
+  curl -X POST http://127.0.0.1:9002/well  heal it
 
 Ctrl-C stops it. Its log follows, one JSON object a line.
 """

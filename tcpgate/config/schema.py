@@ -52,7 +52,7 @@ class Between:
 
     low: float
     high: float
-    show: Callable[[float], str] = "{:g}".format
+    show: Callable[[float], str] = "{:.12g}".format
 
     def __call__(self, _: Any, field: attrs.Attribute[Any], value: float) -> None:
         if not self.low <= value <= self.high:
