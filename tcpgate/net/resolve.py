@@ -14,6 +14,7 @@ answers). Owner: no task; at most `THREADS` of Trio's cached threads, each until
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from collections import deque
@@ -45,6 +46,10 @@ Lookup = Callable[[str], list[Target]]
 """The addresses of a name, best first, with any port; runs in a thread and raises OSError (socket.gaierror is
 one)."""
 
+StartThread = Callable[[Callable[[], list[Target]], Callable[[outcome.Outcome[list[Target]]], object], str], object]
+"""What to run in a thread, who takes its outcome there, and the thread's name; RuntimeError if there is none to be
+had."""
+
 
 def system_lookup(host: str) -> list[Target]:
     """What the host's own resolver says: /etc/hosts, DNS, whatever nsswitch.conf names. Blocks."""
@@ -69,6 +74,7 @@ class Resolver:
     """One per worker."""
 
     lookup: Lookup = system_lookup
+    start_thread: StartThread = attrs.field(default=start_thread_soon, kw_only=True)
     _names: dict[str, _Name] = attrs.field(init=False, factory=dict)
     _waiting: deque[_Name] = attrs.field(init=False, factory=deque)
     _running: int = attrs.field(init=False, default=0)
@@ -97,13 +103,14 @@ class Resolver:
 
     async def _refresh(self, name: _Name, deadline: float) -> None:
         """Wait for a look-up, started by us or by another one, no longer than there is need to."""
-        if name.answered is None:
-            name.answered = trio.Event()
+        answered = name.answered
+        if answered is None:
+            answered = name.answered = trio.Event()
             self._waiting.append(name)
             self._start_threads()
         patience = trio.current_time() + PATIENCE if name.good else math.inf
         with trio.CancelScope(deadline=min(deadline, patience)) as scope:
-            await name.answered.wait()
+            await answered.wait()
         if scope.cancelled_caught and not name.good:
             name.failure = "the resolver gave no answer in time"
         elif scope.cancelled_caught:
@@ -114,7 +121,10 @@ class Resolver:
             name = self._waiting.popleft()
             self._running += 1
             hand_over = partial(self._hand_over, current_trio_token(), name)
-            start_thread_soon(partial(self.lookup, name.host), hand_over, name=f"resolve {name.host}")
+            try:
+                self.start_thread(partial(self.lookup, name.host), hand_over, f"resolve {name.host}")
+            except RuntimeError as exc:  # the host's or the service's limit of threads (systemd's TasksMax=)
+                self._settle(name, outcome.Error(OSError(errno.EAGAIN, str(exc))))
 
     def _hand_over(self, token: trio.lowlevel.TrioToken, name: _Name, result: outcome.Outcome[list[Target]]) -> None:
         """In the thread: give the answer to the run, if it still is one."""
@@ -122,6 +132,11 @@ class Resolver:
             token.run_sync_soon(self._answer, name, result)
 
     def _answer(self, name: _Name, result: outcome.Outcome[list[Target]]) -> None:
+        self._settle(name, result)
+        self._start_threads()
+
+    def _settle(self, name: _Name, result: outcome.Outcome[list[Target]]) -> None:
+        """A look-up is over: keep what it found, and wake who waits."""
         self._running -= 1
         keep = KEEP_FAILURE
         try:
@@ -135,7 +150,6 @@ class Resolver:
         if name.answered is not None:
             name.answered.set()
             name.answered = None
-        self._start_threads()
 
 
 def numeric_target(address: EndpointAddress) -> Target:

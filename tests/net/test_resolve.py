@@ -10,6 +10,7 @@ import attrs
 import outcome
 import pytest
 import trio
+from trio.lowlevel import start_thread_soon
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tcpgate.errors import Reason, Retry, UpstreamError
@@ -193,6 +194,20 @@ async def test_a_dead_name_server_takes_no_more_than_its_share_of_threads() -> N
         assert server.asked.total() <= THREADS
         server.open_gate.set()
     assert server.asked.total() == 3 * THREADS
+
+
+async def test_a_host_without_room_for_a_thread_fails_the_name_and_not_for_ever(mock_clock: MockClock) -> None:
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = NameServer()
+    resolver = Resolver(server, start_thread=no_thread)
+    for _ in range(THREADS + 1):
+        with pytest.raises(UpstreamError, match="can't start new thread"):
+            await resolver.resolve(HOST)
+        mock_clock.jump(KEEP_FAILURE)
+    resolver.start_thread = start_thread_soon
+    assert addresses(await resolver.resolve(HOST)) == ["10.0.0.1:5432"]
 
 
 async def test_the_cache_forgets_the_name_that_was_used_least_recently() -> None:
