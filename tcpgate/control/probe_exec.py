@@ -71,7 +71,7 @@ async def ask_exec(asking: Asking) -> str:
             await trio.aclose_forcefully(_stdout(process))
             await process.wait()
     asking.size = output.size
-    ended = f"exit {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+    ended = f"exit {code}" if code >= 0 else f"killed by {_signal_name(-code)}"
     seen = ": ".join(text for text in (ended, output.last_line()) if text)
     if code != 0:
         raise Failed(seen)
@@ -98,6 +98,14 @@ def _kill_group(process: trio.Process) -> None:
     # the moment between its exit and this call: the kernel hands numbers out in a circle.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+
+
+def _signal_name(number: int) -> str:
+    """As "SIGKILL"; most real-time signals have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _environment(address: str) -> dict[str, str]:

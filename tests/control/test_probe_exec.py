@@ -56,6 +56,12 @@ async def test_exit_0_is_healthy_and_the_last_line_is_told() -> None:
     assert (await ask("true")).cause == "exit 0"
 
 
+async def test_a_program_that_a_signal_ended_has_failed_even_if_the_signal_has_no_name() -> None:
+    assert (await run("kill -KILL $$")).cause == "killed by SIGKILL"
+    result = await run("kill -40 $$")  # a real-time signal
+    assert (result.ok, result.cause) == (False, "killed by signal 40")
+
+
 async def test_another_exit_fails_and_the_last_line_says_why() -> None:
     result = await run("echo fine so far; echo 'replication broken' >&2; echo; exit 3")
     assert (result.ok, result.cause) == (False, "exit 3: replication broken")
