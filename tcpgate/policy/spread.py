@@ -53,6 +53,11 @@ class _Group:
             self.members, self.weights = members, weights
 
 
+def is_panic(spec: Upstream, usable: float, whole: float) -> bool:
+    """Whether so little of the `whole` weight of all tiers is usable that health is no longer believed."""
+    return 100 * usable < spec.panic_below * whole
+
+
 def loads(healths: Mapping[int, float]) -> dict[int, float]:
     """Per cent of the load for each tier, from the tiers' healths (0 to 100): in order, each up to its health.
 
@@ -99,7 +104,7 @@ class Spread:
         weights = {tier: _weight(group) for tier, group in tiers.items()}
         fit_weights = {tier: _weight(group) for tier, group in fit.items()}
         self._tiers = {tier: self._tiers.get(tier) or _Group(self.make()) for tier in tiers}
-        self.panic = 100 * sum(fit_weights.values()) < self.spec.panic_below * sum(weights.values())
+        self.panic = is_panic(self.spec, sum(fit_weights.values()), sum(weights.values()))
         if self.panic:
             self._serve_in_panic([member for group in tiers.values() for member in group], weights)
             return

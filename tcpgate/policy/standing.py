@@ -18,8 +18,8 @@ import attrs
 
 from tcpgate.config.schema import Upstream
 from tcpgate.policy.health import EndpointState
+from tcpgate.policy.spread import is_panic
 
-TAKES = frozenset({EndpointState.HEALTHY, EndpointState.DEGRADED})
 WITHDRAWN = frozenset({EndpointState.DRAINING, EndpointState.MAINT})
 """By an operator's word: not counted as lost, so that maintenance makes no panic."""
 
@@ -84,18 +84,23 @@ class Standings:
             self._down.discard(name)
             self._panic.discard(name)
         changes: list[Change] = []
-        for name in touched.keys() & upstreams.keys():
-            addresses = {endpoint.address for endpoint in upstreams[name].endpoints}
-            group = [status for address, status in self._seen[name].items() if address in addresses]
-            if not any(status.unproved for status in group):
-                changes += self._judge(name, upstreams[name], group)
+        for name in touched:
+            if name in upstreams:
+                changes += self._judge_one(name, upstreams[name])
         return changes
+
+    def _judge_one(self, name: str, spec: Upstream) -> Iterable[Change]:
+        seen = self._seen[name]
+        for address in seen.keys() - {endpoint.address for endpoint in spec.endpoints}:
+            del seen[address]
+        group = list(seen.values())
+        return () if any(status.unproved for status in group) else self._judge(name, spec, group)
 
     def _judge(self, name: str, spec: Upstream, group: list[Status]) -> Iterable[Change]:
         counted = [status for status in group if status.state not in WITHDRAWN and status.weight > 0]
-        taking = [status for status in counted if status.state in TAKES]
+        taking = [status for status in counted if status.state.takes_traffic]
         share, whole = sum(status.weight for status in taking), sum(status.weight for status in counted)
-        panic = 100 * share < spec.panic_below * whole
+        panic = is_panic(spec, share, whole)
         serves = bool(taking) or (panic and spec.panic == "all")
         of = f"{len(taking)} of {len(group)} endpoints take traffic"
         if _toggle(self._panic, name, on=panic):

@@ -52,6 +52,23 @@ def test_panic_to_all_still_serves_and_panic_to_fail_does_not() -> None:
     assert kinds(standings, upstream(50, "fail"), DOWN, DOWN, DOWN) == ["panic_on", "upstream_down"]
 
 
+def test_endpoints_that_reloads_have_taken_away_are_forgotten() -> None:
+    standings = Standings()
+    for number in range(100):
+        spec = Upstream(endpoints=(Endpoint(address=f"{number}:1"),))
+        assert standings.judge({"api": spec}, [Seen(HEALTHY, f"{number}:1")]) == []
+    assert len(standings._seen["api"]) == 1
+    standings.judge({}, [])
+    assert not standings._seen
+
+
+def test_changes_come_in_the_order_of_what_was_seen() -> None:
+    names = [f"u{number}" for number in range(20)]
+    specs = {name: upstream() for name in names}
+    changes = Standings().judge(specs, [Seen(DOWN, "0:1", name) for name in reversed(names)])
+    assert [change.upstream for change in changes] == names[::-1]
+
+
 def test_maintenance_makes_no_panic_but_can_leave_nobody() -> None:
     standings = Standings()
     assert kinds(standings, upstream(50), HEALTHY, MAINT, MAINT) == []
