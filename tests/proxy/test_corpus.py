@@ -201,7 +201,7 @@ def check_response(reader: Reader, case: ResponseCase) -> None:
         has(answer, case, PEER, NAME)
 
 
-@pytest.mark.parametrize("file", sorted({file_of(case) for case in [*REQUESTS, *RESPONSES]}))
+@pytest.mark.parametrize("file", sorted({*map(file_of, REQUESTS), *map(file_of, RESPONSES)}))
 async def test_the_gateway_as_a_whole_has_the_verdicts_of_the_corpus(
     file: str, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
