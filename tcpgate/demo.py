@@ -37,7 +37,7 @@ WHAT_TO_TRY = """\
 Three origins on 127.0.0.1:9001 to 9003, and a gateway in front of them from
 {config}. In another terminal:
 
-  curl -i http://127.0.0.1:8080/           which origin answered, what it was sent
+  curl -i http://127.0.0.1:8080/           who answered, and what it was sent
   curl -X POST http://127.0.0.1:9002/ill   make one fail its health checks
   .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not
   .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened, and why
