@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -27,6 +27,7 @@ import trio
 from tcpgate import kinds
 from tcpgate.config import schema
 from tcpgate.errors import ConfigError
+from tcpgate.filters.base import Filter
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.spread import Spread
@@ -50,6 +51,11 @@ SWEEP_EVERY = 1.0
 """Seconds between looks at idle upstream connections and retired endpoints."""
 TIDY_AFTER = 30.0
 """Seconds without a reload after which the collector looks at what reloads have left (`_tidy`)."""
+
+Compile = Callable[
+    [schema.Config, int, Mapping[str, int], Callable[[schema.Filter], Filter], Snapshot | None], Snapshot
+]
+"""`state.build.build`."""
 
 log = logging.getLogger("tcpgate.process.worker")
 
@@ -76,8 +82,9 @@ class Held:
 class Worker:
     """One worker's life, from its first generation to its drain."""
 
-    def __init__(self, index: int, link: WorkerLink, shared: SharedPage) -> None:
+    def __init__(self, index: int, link: WorkerLink, shared: SharedPage, compile_: Compile = build) -> None:
         self.index = index
+        self.compile = compile_
         self.link = link
         self.shared = shared
         self.page = shared.pages[index]
@@ -168,7 +175,7 @@ class Worker:
         meanwhile."""
         message = held.prepare
         make = functools.partial(
-            build,
+            self.compile,
             *(message.config, message.generation, message.slots, kinds.make_filter),
             self.plane.snapshot if self.plane else None,
         )
