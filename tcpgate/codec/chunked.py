@@ -25,7 +25,7 @@ from collections.abc import Collection
 import attrs
 
 from tcpgate.codec.blame import Blame
-from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Pair
+from tcpgate.codec.events import Fields, Limits, Pair
 from tcpgate.codec.grammar import FRAMING_NAMES, MAX_LENGTH, cgi_name, parse_field
 from tcpgate.codec.syntax import QUOTED, TOKEN
 from tcpgate.errors import GateError, Reason
@@ -68,8 +68,8 @@ class ChunkScanner:
     blame: Blame
     connection: Collection[bytes] = ()
     """Connection options of the head (lower-case): trailers of these names are hop-by-hop and dropped."""
-    trailers: Fields = NO_FIELDS
-    """What may be forwarded; complete when `done`."""
+    _trailers: list[Pair] = attrs.field(factory=list, init=False)
+    """Those that may be forwarded."""
     _at: _At = _At.SIZE
     _left: int = 0
     """Bytes of the chunk at hand not yet taken."""
@@ -85,6 +85,11 @@ class ChunkScanner:
     def done(self) -> bool:
         """The message is complete; the next byte of the buffer is not ours."""
         return self._at is _At.END
+
+    @property
+    def trailers(self) -> Fields:
+        """What may be forwarded; complete when `done`."""
+        return Fields(self._trailers)
 
     def take(self, buffer: bytearray) -> bytes:
         """All body data at the front of `buffer`, which is eaten with its framing; b"" if more must come or `done`.
@@ -188,7 +193,7 @@ class ChunkScanner:
         self._fields += 1
         self._overhead += len(line)
         if self._may_follow(pair):
-            self.trailers = self.trailers.plus([pair])
+            self._trailers.append(pair)
 
     def _may_follow(self, pair: Pair) -> bool:
         name = pair[0].lower()

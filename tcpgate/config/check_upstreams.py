@@ -7,9 +7,9 @@ probe that takes longer than its interval.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isqrt
 
 from tcpgate.config import schema
+from tcpgate.config.prime import next_prime
 from tcpgate.config.report import KeyPath, Report, quoted
 from tcpgate.units import format_span
 
@@ -78,13 +78,6 @@ def _idle_keys(upstream: schema.Upstream) -> Iterator[str]:
     for key, balancers in readers.items():
         if getattr(upstream, key) != getattr(plain, key) and upstream.balance not in balancers:
             yield key
-
-
-def next_prime(number: int) -> int:
-    """The least prime that is not below `number`."""
-    while number < 2 or any(number % divisor == 0 for divisor in range(2, isqrt(number) + 1)):
-        number += 1
-    return number
 
 
 def _check_limits(path: KeyPath, upstream: schema.Upstream, report: Report) -> None:

@@ -279,11 +279,6 @@ def test_more_members_than_slots_is_no_trouble() -> None:
     assert picks(crowded, 5, skip) == ["z"] * 5
 
 
-@pytest.mark.parametrize(("number", "prime"), [(0, 2), (2, 2), (8, 11), (251, 251), (65536, 65537), (1000, 1009)])
-def test_the_next_prime(number: int, prime: int) -> None:
-    assert maglev.next_prime(number) == prime
-
-
 def test_a_table_size_that_is_no_prime_becomes_the_next_one() -> None:
     members = fleet(1, 2, 3)
     assert picks(balancer("maglev", members, table_size=1000), 300) == picks(

@@ -23,11 +23,11 @@ from array import array
 from collections.abc import Container, Iterator, Sequence
 from heapq import heapreplace
 from itertools import cycle, islice
-from math import isqrt
 from typing import ClassVar
 
 import attrs
 
+from tcpgate.config.prime import next_prime
 from tcpgate.config.schema import Upstream
 from tcpgate.policy.balancers.base import Member, same_shape, shape_of
 from tcpgate.policy.bounded import Bounds, bounds_of, choose
@@ -35,13 +35,6 @@ from tcpgate.policy.hashing import hash64
 from tcpgate.policy.hrw import Lots
 
 FREE = -1
-
-
-def next_prime(number: int) -> int:
-    """The least prime that is not below `number`: a step of any size then visits every slot."""
-    while number < 2 or any(number % divisor == 0 for divisor in range(2, isqrt(number) + 1)):
-        number += 1
-    return number
 
 
 def fill(names: Sequence[str], weights: Sequence[float], size: int) -> array[int]:
@@ -116,4 +109,10 @@ class Maglev:
             member = table.members[owner]
             if not (member.name in skip or member.full()):
                 return member
-        return choose(table.members, (owner, *table.lots.order(key)), skip, table.bounds)
+        return choose(table.members, _owner_first(owner, table.lots, key), skip, table.bounds)
+
+
+def _owner_first(owner: int, lots: Lots, key: int) -> Iterator[int]:
+    """The owner; everybody by the key's lots only if the owner will not do, as they cost more than all the rest."""
+    yield owner
+    yield from lots.order(key)
