@@ -15,6 +15,11 @@ from tcpgate.units import BindAddress, HostPort, parse_bind
 
 _PLAIN = schema.Listener(bind=("fd:any",))
 _HTTP_ONLY = ("limits", "trusted_proxies")
+_TIMEOUTS = {
+    "http": (("total",), "has no effect: it is the life of a tcp flow; for an exchange set timeout in [routes.*]"),
+    "tcp": (("head", "stall", "min_rate", "tunnel"), "has no effect: a tcp listener has idle and total only"),
+}
+"""Protocol -> which timeouts it never looks at, and what to say."""
 _ANY = ("0.0.0.0", "::")
 
 
@@ -35,6 +40,10 @@ def check_listeners(config: schema.Config, names: Names, report: Report) -> None
 
 
 def _check_protocol(path: KeyPath, listener: schema.Listener, names: Names, report: Report) -> None:
+    ignored, text = _TIMEOUTS[listener.protocol]
+    for key in ignored:
+        if getattr(listener.timeouts, key) != getattr(_PLAIN.timeouts, key):
+            report.warn((*path, "timeouts", key), text)
     if listener.protocol == "http":
         if listener.upstream is not None:
             text = 'an http listener finds its upstream by [routes.*]; or set protocol = "tcp"'
@@ -44,9 +53,9 @@ def _check_protocol(path: KeyPath, listener: schema.Listener, names: Names, repo
         report.error(path, 'a tcp listener needs upstream = "NAME"; it takes every flow')
     else:
         report.judge_name((*path, "upstream"), "upstreams", listener.upstream, names)
-    ignored = [key for key in _HTTP_ONLY if getattr(listener, key) != getattr(_PLAIN, key)]
-    for key in ignored:
-        report.warn((*path, key), "has no effect: a tcp listener moves bytes and reads no request")
+    for key in _HTTP_ONLY:
+        if getattr(listener, key) != getattr(_PLAIN, key):
+            report.warn((*path, key), "has no effect: a tcp listener moves bytes and reads no request")
 
 
 def _check_admin(admin: schema.Admin, address: BindAddress, report: Report) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import attrs
+
 from tcpgate.config import schema
 from tcpgate.config.prime import next_prime
 from tcpgate.config.report import KeyPath, Report, quoted
@@ -85,6 +87,15 @@ def _check_limits(path: KeyPath, upstream: schema.Upstream, report: Report) -> N
     if passive.eject_for > passive.eject_for_max:
         text = f"is longer than eject_for_max, {format_span(passive.eject_for_max)}"
         report.error((*path, "passive", "eject_for"), text)
+    plain = schema.Upstream(endpoints=upstream.endpoints)
+    if upstream.panic != plain.panic and not upstream.panic_below:
+        report.warn((*path, "panic"), "has no effect: without panic_below panic never begins")
+    if upstream.overprovision != plain.overprovision and len({endpoint.tier for endpoint in upstream.endpoints}) == 1:
+        report.warn((*path, "overprovision"), "has no effect: every endpoint is in the same tier")
+    if not upstream.slow_start.window and upstream.slow_start != plain.slow_start:
+        report.warn((*path, "slow_start"), "has no effect without window")
+    if not passive.enabled and attrs.evolve(passive, enabled=True) != plain.passive:
+        report.warn((*path, "passive"), "has no effect with enabled = false")
     if pool.idle > pool.max_connections:
         report.warn((*path, "pool", "idle"), f"is more than max_connections, {pool.max_connections}, lets there be")
 
