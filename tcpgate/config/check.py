@@ -12,7 +12,7 @@ import attrs
 
 from tcpgate.config import schema
 from tcpgate.config.check_listeners import check_listeners
-from tcpgate.config.check_routes import check_routes
+from tcpgate.config.check_routes import check_names, check_routes
 from tcpgate.config.check_upstreams import check_filters, check_upstreams
 from tcpgate.config.matching import Index, rules
 from tcpgate.config.overlap import check_overlaps
@@ -48,11 +48,13 @@ def check(
     world: World | None = None,
     where: Where = _nowhere,
     broken: Mapping[str, Collection[str]] | None = None,
+    salvaged: Mapping[str, schema.Route] | None = None,
 ) -> list[Problem]:
     """Every problem of the config as a whole, errors and warnings. Its values must be well-formed, as `load` leaves
     them.
 
     `broken` names what the TOML has but `config` does not, being wrong in itself: to refer to it is no second problem.
+    `salvaged` has the broken routes as far as they could be read: only what they name is looked up.
     """
     report = Report(where)
     tables = ("listeners", "routes", "filters", "upstreams")
@@ -62,6 +64,8 @@ def check(
         names[table] = others if isinstance(others, AnyName) else {*getattr(config, table), *others}
     check_listeners(config, names, report)
     check_routes(config, names, report)
+    for name, route in (salvaged or {}).items():
+        check_names(("routes", name), route, config, names, report)
     check_filters(config, report)
     check_upstreams(config, report)
     comparable = rules(config)

@@ -20,7 +20,7 @@ def check_routes(config: schema.Config, names: Names, report: Report) -> None:
     for name, route in config.routes.items():
         path: KeyPath = ("routes", name)
         _check_target(path, route, report)
-        _check_names(path, route, config, names, report)
+        check_names(path, route, config, names, report)
         if re.search(r"/\*+$", route.path) and not route.path.startswith("~"):
             right = route.path.rstrip("*").rstrip("/") or "/"
             text = f'"*" stands for itself here; a prefix takes all below it anyway, so write {quoted(right)}'
@@ -42,7 +42,8 @@ def _check_target(path: KeyPath, route: schema.Route, report: Report) -> None:
         report.error((*path, "respond", "body"), text)
 
 
-def _check_names(path: KeyPath, route: schema.Route, config: schema.Config, names: Names, report: Report) -> None:
+def check_names(path: KeyPath, route: schema.Route, config: schema.Config, names: Names, report: Report) -> None:
+    """Whether all that a route names is there, and fits."""
     if route.upstream is not None:
         report.judge_name((*path, "upstream"), "upstreams", route.upstream, names)
     for name in route.split:

@@ -60,7 +60,7 @@ def load(
     failed = bool(report.errors)
     # A file that cannot be read may hold any name.
     broken = {table: AnyName() for table in NAMED_TABLES} if sources.broken else structured.broken
-    found = check(config, world=world, where=sources.where, broken=broken)
+    found = check(config, world=world, where=sources.where, broken=broken, salvaged=structured.salvaged)
     # What a broken table or file would have used is unknown, so after an error a warning might be false.
     muted = {dotted(at) for at in report.muted}
     problems += [problem for problem in found if problem.path not in muted and not (failed and problem.warning)]

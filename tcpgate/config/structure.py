@@ -59,12 +59,15 @@ class Structured:
     config: schema.Config
     broken: Mapping[str, Collection[str]]
     """Table -> names that the TOML has, but that `config` does not. To refer to one is no second problem."""
+    salvaged: Mapping[str, schema.Route]
+    """Broken routes without the keys that are wrong: a name in them that leads nowhere can be told as well."""
 
 
 def structure(tree: Table, report: Report) -> Structured:
     """The config that `tree` means; every problem goes to `report`."""
     parts: dict[str, Any] = {}
     broken: dict[str, Collection[str]] = dict.fromkeys(NAMED_TABLES, ())
+    salvaged: dict[str, schema.Route] = {}
     types = {field.name: field.type for field in attrs.fields(_resolved(schema.Config))}
     for table, value in tree.items():
         if table in SINGLE_TABLES:
@@ -80,20 +83,28 @@ def structure(tree: Table, report: Report) -> Structured:
             wrong = broken[table] = set()
             for name, item in value.items():
                 named = _named(name, (table, name), report)
-                if not (_put(parts[table], (table, name), item, item_type, report) and named):
+                faults = _put(parts[table], (table, name), item, item_type, report)
+                if faults or not named:
                     wrong.add(name)
-    return Structured(schema.Config(**parts), broken)
+                if faults and table == "routes" and isinstance(item, dict):
+                    # A route has no key that it must have, so without the wrong ones it is one.
+                    good = item.keys() - {place[2] for place in faults if len(place) > 2}
+                    _put(
+                        salvaged, (table, name), {key: item[key] for key in good}, item_type, Report(lambda _: ("", 0))
+                    )
+    return Structured(schema.Config(**parts), broken, salvaged)
 
 
-def _put(into: Table, path: KeyPath, value: Any, type_: Any, report: Report) -> bool:
-    """Whether `value` could be structured, and so now stands in `into` under the last key of `path`."""
+def _put(into: dict[str, Any], path: KeyPath, value: Any, type_: Any, report: Report) -> list[KeyPath]:
+    """Structure `value` into `into` under the last key of `path`; else the places of what is wrong, all reported."""
     try:
         into[str(path[-1])] = converter().structure(value, type_)
     except (cattrs.BaseValidationError, ValueError) as exc:
-        for place, text in _problems(exc, path):
+        problems = list(_problems(exc, path))
+        for place, text in problems:
             report.error(place, text)
-        return False
-    return True
+        return [place for place, _ in problems]
+    return []
 
 
 def _named(name: str, path: KeyPath, report: Report) -> bool:
