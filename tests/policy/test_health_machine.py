@@ -84,7 +84,7 @@ class AnyLife(RuleBasedStateMachine):
     def command(self, word: Word) -> None:
         ejected = self.machine.state is EndpointState.EJECTED
         transition = self.machine.command(word, self.now)
-        if word is Word.READY and self.word is Word.MAINT and self.machine.upstream.health:
+        if self.word is Word.MAINT and word is not Word.MAINT and self.machine.upstream.health:
             self.verdict, self.rises, self.falls = "unproved", 0, 0
         # Draining hides an ejection, and with it whether one failed probe is enough: believe the machine afterwards.
         self.blind = word is Word.DRAIN and (ejected or self.blind)
