@@ -326,6 +326,8 @@ class Worker:
     # -- the loop's own watch ---------------------------------------------------------------------------------------
 
     async def _beat_forever(self) -> None:
+        # The first beat at once: until then the page has that of the start of the process, which may be long ago.
+        self.page[BEAT] = time.monotonic_ns() // 1_000_000
         while True:
             due = trio.current_time() + BEAT_EVERY
             await trio.sleep_until(due)
