@@ -1,0 +1,71 @@
+"""A unix listener's file goes with the socket, unless it is somebody else's by now."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tcpgate.net.bound import Binder
+
+
+def test_a_released_unix_socket_takes_its_file_along(tmp_path: Path) -> None:
+    binder, path = Binder(), tmp_path / "a.sock"
+    sock = binder.bind(f"unix:{path}", 5)
+    assert path.is_socket()
+    binder.release(f"unix:{path}", sock)
+    assert not path.exists()
+    assert sock.fileno() == -1
+
+
+def test_a_file_that_somebody_else_has_put_there_stays(tmp_path: Path) -> None:
+    binder, path = Binder(), tmp_path / "a.sock"
+    sock = binder.bind(f"unix:{path}", 5)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        binder.release(f"unix:{path}", sock)
+        assert path.is_socket()
+
+
+def test_a_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
+    binder, path = Binder(), tmp_path / "a.sock"
+    sock = binder.bind(f"unix:{path}", 5)
+    path.unlink()
+    binder.release(f"unix:{path}", sock)
+    assert sock.fileno() == -1
+
+
+def test_the_same_path_can_be_bound_again_after_its_release(tmp_path: Path) -> None:
+    binder, text = Binder(), f"unix:{tmp_path}/a.sock"
+    for _ in range(3):
+        binder.release(text, binder.bind(text, 5))
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_inherited_socket_and_its_file_are_systemds(tmp_path: Path) -> None:
+    path = tmp_path / "given.sock"
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(str(path))
+        given.listen(5)
+        binder = Binder({"web": given})
+        binder.release("fd:web", binder.bind("fd:web", 5))
+        assert path.is_socket()
+        assert given.fileno() >= 0
+
+
+def test_a_port_is_free_again_after_its_release() -> None:
+    binder = Binder()
+    first = binder.bind("127.0.0.1:0", 5)
+    text = f"127.0.0.1:{first.getsockname()[1]}"
+    binder.release("127.0.0.1:0", first)
+    binder.release(text, binder.bind(text, 5))
+
+
+def test_what_cannot_be_bound_leaves_nothing_to_release(tmp_path: Path) -> None:
+    binder = Binder()
+    with pytest.raises(OSError, match="the directory does not exist"):
+        binder.bind(f"unix:{tmp_path}/no/such/a.sock", 5)
+    assert list(binder._files) == []
