@@ -166,7 +166,7 @@ def forwarding_fields(
 def _chain(came: Fields) -> tuple[list[bytes], list[bytes]]:
     """X-Forwarded-For members and Forwarded elements so far; where only one of them came, the other tells the same."""
     members, elements = came.members(b"x-forwarded-for"), came.members(b"forwarded")
-    parsed = [_parse_element(element) for element in elements]
+    parsed = parse_forwarded(came)
     good = [parameters for parameters in parsed if parameters is not None]
     if len(good) < len(parsed):
         elements, good = [], []

@@ -18,7 +18,7 @@ import attrs
 from tcpgate.codec.events import NO_FIELDS, Fields, Framing, Pair, RequestHead, of_length
 from tcpgate.codec.machine import phrase
 from tcpgate.codec.syntax import split_list, split_parameters
-from tcpgate.errors import REASONS, GateError, Reason
+from tcpgate.errors import REASONS, Reason
 
 _PROBLEM = b"application/problem+json"
 _HTML = b"text/html; charset=utf-8"
@@ -72,15 +72,6 @@ def answer(
     if facts.proxy_error:
         pairs.append((b"Proxy-Status", proxy_status(name, error=facts.proxy_error, details=detail)))
     return Answer(status=status, fields=Fields(pairs).plus(extra), body=body)
-
-
-def answer_error(
-    error: GateError, *, request_id: str = "", accept: bytes | None = None, name: str = "tcpgate"
-) -> Answer:
-    """The answer that tells of `error`."""
-    return answer(
-        error.reason, status=error.status, detail=error.detail, request_id=request_id, accept=accept, name=name
-    )
 
 
 def _page(status: int, told: dict[str, object]) -> bytes:

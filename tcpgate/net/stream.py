@@ -95,14 +95,6 @@ class Stream:
                 self.peer = describe(self.sock.getpeername())
 
     @property
-    def local(self) -> str:
-        """Our end's address, for logs; "" once the socket is closed."""
-        try:
-            return describe(self.sock.getsockname())
-        except OSError:
-            return ""
-
-    @property
     def plain(self) -> bool:
         """Whether the socket's bytes are exactly the stream's, so that splice(2) may move them."""
         return True
@@ -332,13 +324,6 @@ class Stream:
             # A unix socket takes the option and ignores it; its peer sees an end of stream.
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.close()
-
-    def detach(self) -> socket.socket:
-        """Give the socket away. The stream counts as closed; the caller owns the socket."""
-        if self.closed:
-            raise Bug(f"detaching {self.peer} after it was closed")
-        self.closed = True
-        return self.sock
 
     # -- errors -----------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from json.encoder import encode_basestring_ascii as quote
 
-__all__ = ["CUT_MARK", "LINE_LIMIT", "SCHEMA", "cut", "quote", "readable", "scalar"]
+__all__ = ["CUT_MARK", "LINE_LIMIT", "SCHEMA", "cut", "quote", "scalar"]
 
 SCHEMA = 1
 """`"v"` of every line; it grows when a field changes its meaning or goes, not when one is added."""
@@ -19,11 +19,6 @@ LINE_LIMIT = 4096
 """Linux's PIPE_BUF (pipe(7)): a write of at most this many bytes to a pipe is never mixed with another process's."""
 CUT_MARK = "..."
 """Ends a text that was cut."""
-
-
-def readable(raw: bytes) -> str:
-    """`raw` as a person can read it and a shell can paste it: ASCII as it is, any other byte as \\xNN."""
-    return raw.decode("ascii", "backslashreplace")
 
 
 def cut(text: str, room: int) -> str:

@@ -26,7 +26,7 @@ from tcpgate.codec.events import (
 from tcpgate.codec.forwarded import forwarding_fields
 from tcpgate.codec.hop import downstream_fields, upstream_fields
 from tcpgate.codec.http1 import ClientCodec, ServerCodec
-from tcpgate.codec.reply import Answer, answer_error, final_recipient
+from tcpgate.codec.reply import Answer, answer, final_recipient
 from tcpgate.errors import ClientError, Reason, UpstreamError
 from tests.codec.corpus import ORIGIN
 
@@ -235,7 +235,7 @@ class MemoryGateway:
     def _fault(self, error: ClientError) -> None:
         assert "h11" not in error.detail, "h11 refused what the grammar took"
         if error.reason is not Reason.CLIENT_ABORT:
-            self._answer(answer_error(error))
+            self._answer(answer(error.reason, status=error.status, detail=error.detail))
         self.closed = True
 
     def _upstream_fault(self, error: UpstreamError) -> None:
@@ -243,4 +243,4 @@ class MemoryGateway:
         if self.server.responding:
             self.closed = True  # the client sees a response that is not complete
         else:
-            self._answer(answer_error(error))
+            self._answer(answer(error.reason, status=error.status, detail=error.detail))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tcpgate.codec.events import Fields, Limits, of_length
 from tcpgate.codec.grammar import parse_request, parse_response
 from tcpgate.codec.http1 import ServerCodec
-from tcpgate.codec.reply import answer, answer_error, final_recipient, prefers_html, proxy_status, sf_string
-from tcpgate.errors import REASONS, ClientError, Reason, UpstreamError
+from tcpgate.codec.reply import answer, final_recipient, prefers_html, proxy_status, sf_string
+from tcpgate.errors import REASONS, Reason
 
 ANSWERED = [reason for reason, facts in REASONS.items() if facts.status]
 
@@ -41,9 +41,9 @@ def test_an_answer_may_be_short_of_detail_and_have_more_fields() -> None:
 
 
 def test_an_error_is_told_with_its_own_status() -> None:
-    made = answer_error(ClientError(Reason.BAD_REQUEST, "misdirected", status=421), request_id="x")
+    made = answer(Reason.BAD_REQUEST, status=421, detail="misdirected", request_id="x")
     assert (made.status, json.loads(made.body)["title"]) == (421, "Misdirected Request")
-    made = answer_error(UpstreamError(Reason.CONNECT_REFUSED), name="edge")
+    made = answer(Reason.CONNECT_REFUSED, name="edge")
     assert made.fields.get(b"proxy-status") == b"edge; error=connection_refused"
 
 

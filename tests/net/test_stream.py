@@ -307,28 +307,14 @@ async def test_a_closed_stream_says_whose_bug_it_is(loopback: Loopback) -> None:
         with pytest.raises(Bug):
             await use
     with pytest.raises(Bug):
-        stream.detach()
-    with pytest.raises(Bug):
         stream.unsent()
     await stream.wait_flushed(math.inf)
     stream.shut_write()
-    assert stream.local == ""
 
 
-async def test_a_detached_socket_lives_on_without_the_stream(loopback: Loopback) -> None:
-    stream, peer = loopback.stream()
-    sock = stream.detach()
-    stream.close()
-    stream.abort()
-    await peer.send(b"x")
-    await trio.lowlevel.wait_readable(sock)
-    assert sock.recv(1) == b"x"
-
-
-def test_both_addresses_are_told(loopback: Loopback) -> None:
+def test_the_peers_address_is_told(loopback: Loopback) -> None:
     stream, peer = loopback.stream()
     assert stream.peer == "{}:{}".format(*peer.getsockname())
-    assert stream.local == "{}:{}".format(*peer.getpeername())
 
 
 async def test_flushing_ends_when_the_peer_has_everything_or_at_its_deadline(loopback: Loopback) -> None:

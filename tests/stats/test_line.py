@@ -9,22 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcpgate.stats.line import CUT_MARK, cut, quote, readable, scalar
+from tcpgate.stats.line import CUT_MARK, cut, quote, scalar
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=300)  # surrogates too
 
 
 def room_of(text: str) -> int:
     return len(quote(text)) - 2
-
-
-def test_bytes_become_text_that_a_person_can_read() -> None:
-    assert readable(b"/caf\xc3\xa9") == r"/caf\xc3\xa9"
-
-
-@given(raw=st.binary())
-def test_any_bytes_become_ascii(raw: bytes) -> None:
-    assert readable(raw).isascii()
 
 
 @pytest.mark.parametrize(
