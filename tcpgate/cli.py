@@ -375,10 +375,7 @@ def demo(config: str | None) -> None:
     from tcpgate.process.boot import run_gateway
 
     async def origins(nursery: trio.Nursery) -> None:
-        try:
-            await nursery.start(serve_origins)
-        except OSError as exc:
-            fail(f"tcpgate demo: the origins cannot listen on 127.0.0.1:9001 to 9003: {exc.strerror}")
+        await nursery.start(serve_origins)
         click.echo(WHAT_TO_TRY.format(config=path), err=True)
 
     path = Path(config) if config else quickstart()
@@ -387,7 +384,10 @@ def demo(config: str | None) -> None:
     except ConfigError as exc:
         refuse(str(path), exc)
         sys.exit(EXIT_CONFIG)
-    sys.exit(code)
+    except OSError as exc:
+        fail(f"tcpgate demo: the origins cannot listen on 127.0.0.1:9001 to 9003: {exc.strerror}")
+    else:
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from tcpgate.units import UnixPath, parse_endpoint
 
 DEFAULTS = ("unix:/run/tcpgate/admin.sock", "127.0.0.1:9901")
 """Where a gateway is looked for when neither --admin nor a config says so."""
+SERVER = "tcpgate-admin"
+"""What the API calls itself in its Server field: whoever answers without it is somebody else."""
 PATIENCE = 120.0
 """Seconds that an answer may take: a reload waits for a worker that builds for 30 s and for one that commits as
 long."""
@@ -76,6 +78,8 @@ class AdminClient:
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
+            if response.getheader("Server") != SERVER:
+                raise ValueError("another server")
             return response.status, json.loads(response.read() or b"null")
         except TimeoutError as exc:
             raise AdminError(f"the gateway at {self.address} did not answer within {timeout:g} s") from exc

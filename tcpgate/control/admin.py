@@ -168,6 +168,7 @@ class AdminServer:
         fields = [
             (b"Content-Type", answer.content_type.encode()),
             (b"Cache-Control", b"no-store"),
+            (b"Server", b"tcpgate-admin"),  # by which the command line knows whom it talks to
             *((name.encode(), value.encode()) for name, value in answer.fields),
         ]
         out = [codec.send_response(answer.status, Fields(fields), of_length(len(answer.body)), close=close)]

@@ -34,7 +34,8 @@ def run_gateway(
 ) -> int:
     """Load, serve, and return the exit code; why it could not start stands on stderr then. Raises ConfigError.
 
-    `beside` starts what lives and ends with the gateway (the demo's origins); it returns when that is ready.
+    `beside` starts what lives and ends with the gateway (the demo's origins); it returns when that is ready. Its
+    OSError is passed on.
     """
     configure_diagnostics("info")
     limits.raise_open_files()
@@ -46,11 +47,18 @@ def run_gateway(
         supervisor = Supervisor(
             path, environ, loaded, shared=shared, binder=binder, reread=lambda: load_config(path, given)
         )
+        code, failure = 1, None
         async with trio.open_nursery() as nursery:
-            if beside is not None:
-                await beside(nursery)
-            code = await supervisor.run()
+            try:
+                if beside is not None:
+                    await beside(nursery)
+            except OSError as exc:
+                failure = exc  # raised below: in here the nursery would wrap it in a group
+            else:
+                code = await supervisor.run()
             nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
         for problem in supervisor.problems if code else ():
             print(problem, file=sys.stderr, flush=True)
         return code

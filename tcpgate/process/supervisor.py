@@ -47,6 +47,7 @@ from tcpgate.stats.page import WORKER_FIELDS, Layout, SharedPage
 EXIT_OK, EXIT_FAILED = 0, 1
 LOG_DROPPED = WORKER_FIELDS.index("log_dropped")
 CONNECTIONS = WORKER_FIELDS.index("connections")
+CUT = WORKER_FIELDS.index("cut")
 AFTER_BUG = 1.0
 """Pause (seconds) before a loop that ran into a bug of ours begins again."""
 WORKERS_GOODBYE = 3.0
@@ -127,6 +128,10 @@ class Supervisor:
             root.start_soon(self._serve)
             await self.over.wait()
             self.reloader.close()
+            # Workers that still live are told to stop rather than killed: what they cut goes into the access log.
+            self.fleet.broadcast(messages.Stop())
+            with trio.move_on_after(WORKERS_GOODBYE):
+                await self.fleet.wait_gone()
             await self.sink.drain()
             root.cancel_scope.cancel()
         return self.exit_code
@@ -263,6 +268,7 @@ class Supervisor:
         """Readiness off, lame-duck wait, drain, leave."""
         gateway = self.config.gateway
         was_ready, self.ready = self.ready, False
+        cut_before = self.shared.total(CUT, self.fleet.most)
         self.notifier.stopping()
         try:
             self.tell("draining", "info", f"stopping: open work has {gateway.drain:g} s", {"drain": gateway.drain})
@@ -274,9 +280,9 @@ class Supervisor:
             self.reloader.close()
             self.fleet.see_off(gateway.drain)
             await self._wait_drained(trio.current_time() + gateway.drain + WORKERS_GOODBYE)
-            left = len(self.fleet.workers)
-            text = f"stopped; {left} workers had to be cut" if left else "stopped"
-            self.tell("stopped", "warning" if left else "info", text, {"cut": left})
+            cut = self.shared.total(CUT, self.fleet.most) - cut_before
+            text = f"stopped; the end of the drain cut {cut} exchanges and flows" if cut else "stopped"
+            self.tell("stopped", "warning" if cut else "info", text, {"cut": cut})
         except Exception as exc:
             self._bug("stop", exc)
         finally:

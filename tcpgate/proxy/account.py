@@ -12,15 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tcpgate.errors import GateError, Reason, Side
-from tcpgate.proxy.plane import WORKER_BYTES_IN, WORKER_BYTES_OUT, WORKER_EXCHANGES
-from tcpgate.state.snapshot import (
-    LISTENER_BYTES_IN,
-    LISTENER_BYTES_OUT,
-    LISTENER_EXCHANGES,
-    ROUTE_BY_GATEWAY,
-    ROUTE_EXCHANGES,
-    ROUTE_STATUS,
-)
+from tcpgate.state.snapshot import ROUTE_BY_GATEWAY, ROUTE_EXCHANGES, ROUTE_STATUS
 
 if TYPE_CHECKING:
     from tcpgate.proxy.exchange import Exchange
@@ -45,20 +37,13 @@ def end(exchange: Exchange) -> None:
 
 
 def write(connection: HttpConnection, record: AccessRecord) -> None:
-    """What all records have in common, also that of what was no request: bytes, the listener's counters, the line."""
-    stream, plane, block = connection.stream, connection.plane, connection.plan.block
+    """Fill in what the connection knows, and close the books; also for what was no request."""
+    stream = connection.stream
     record.bytes_in = stream.bytes_in - connection.counted_in
     record.bytes_out = stream.bytes_out - connection.counted_out
     connection.counted_in, connection.counted_out = stream.bytes_in, stream.bytes_out
     record.t.total = trio.current_time() - connection.exchange_began
-    page = plane.page
-    page[WORKER_EXCHANGES] += 1
-    page[WORKER_BYTES_IN] += record.bytes_in
-    page[WORKER_BYTES_OUT] += record.bytes_out
-    page[block + LISTENER_EXCHANGES] += 1
-    page[block + LISTENER_BYTES_IN] += record.bytes_in
-    page[block + LISTENER_BYTES_OUT] += record.bytes_out
-    plane.write(record)
+    connection.plane.close_books(connection.plan.block, record)
 
 
 def _judge(exchange: Exchange, record: AccessRecord) -> None:

@@ -17,7 +17,7 @@ from tcpgate.errors import UpstreamError
 from tcpgate.net.relay import RelayOutcome
 from tcpgate.net.stream import Stream
 from tcpgate.policy.hashing import hash64
-from tcpgate.proxy.plane import WORKER_BYTES_IN, WORKER_BYTES_OUT, WORKER_EXCHANGES, Plane
+from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.tcp import FlowRecord, FlowService, serve_flow
 from tcpgate.state.runtime import (
     BYTES_IN,
@@ -27,7 +27,7 @@ from tcpgate.state.runtime import (
     EndpointRuntime,
     UpstreamRuntime,
 )
-from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, ListenerPlan
+from tcpgate.state.snapshot import ListenerPlan
 from tcpgate.stats.record import AccessRecord, Attempt, Phases
 from tcpgate.units import Address
 
@@ -74,15 +74,9 @@ class TcpConnection:
 
     def _record(self, flow: FlowRecord) -> None:
         """Close the books of a flow."""
-        page, block = self.plane.page, self.plan.block
-        page[WORKER_EXCHANGES] += 1
-        page[block + LISTENER_EXCHANGES] += 1
-        for field, count in ((LISTENER_BYTES_IN, flow.bytes_in), (LISTENER_BYTES_OUT, flow.bytes_out)):
-            page[block + field] += count
-        page[WORKER_BYTES_IN] += flow.bytes_in
-        page[WORKER_BYTES_OUT] += flow.bytes_out
         connecting = sum(attempt.seconds for attempt in flow.attempts)
-        self.plane.write(
+        self.plane.close_books(
+            self.plan.block,
             AccessRecord(
                 ts=self.plane.wall(),
                 id=self.plane.new_id(),
@@ -101,7 +95,7 @@ class TcpConnection:
                 bytes_in=flow.bytes_in,
                 bytes_out=flow.bytes_out,
                 generation=self._generation,
-            )
+            ),
         )
 
 
@@ -130,6 +124,10 @@ class FlowTarget:
     def pick(self, key: int, skip: Container[str], now: float) -> EndpointRuntime | None:
         """An endpoint that may take the flow."""
         return self.upstream.pick(key, skip, now)
+
+    def why_none(self) -> str:
+        """Each endpoint's state, in words."""
+        return self.upstream.why_none()
 
     def begin(self, endpoint: EndpointRuntime) -> None:
         """It counts as in flight, and against the endpoint's connections, from before the connect."""

@@ -11,17 +11,19 @@ from collections.abc import Callable, Mapping
 import attrs
 
 from tcpgate.codec.hop import http_date
+from tcpgate.errors import Reason
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
-from tcpgate.state.snapshot import Snapshot
+from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, Snapshot
 from tcpgate.stats.page import WORKER_FIELDS
 from tcpgate.stats.record import AccessRecord
 
 WORKER_CONNECTIONS = WORKER_FIELDS.index("connections")
 WORKER_ACCEPTED = WORKER_FIELDS.index("accepted")
 WORKER_EXCHANGES = WORKER_FIELDS.index("exchanges")
+WORKER_CUT = WORKER_FIELDS.index("cut")
 WORKER_BYTES_IN = WORKER_FIELDS.index("bytes_in")
 WORKER_BYTES_OUT = WORKER_FIELDS.index("bytes_out")
 
@@ -53,6 +55,20 @@ class Plane:
     def new_id(self) -> str:
         """A request id: 32 hexadecimal digits, as W3C trace ids have."""
         return f"{self.rng.getrandbits(128):032x}"
+
+    def close_books(self, block: int, record: AccessRecord) -> None:
+        """What all records have in common, of exchanges and of flows: the worker's and the listener's counters, the
+        line. `block`: the listener's."""
+        page = self.page
+        page[WORKER_EXCHANGES] += 1
+        page[WORKER_BYTES_IN] += record.bytes_in
+        page[WORKER_BYTES_OUT] += record.bytes_out
+        page[block + LISTENER_EXCHANGES] += 1
+        page[block + LISTENER_BYTES_IN] += record.bytes_in
+        page[block + LISTENER_BYTES_OUT] += record.bytes_out
+        if record.reason is Reason.DRAINED:
+            page[WORKER_CUT] += 1
+        self.write(record)
 
     def date(self) -> bytes:
         """The time for a Date field, made once a second."""

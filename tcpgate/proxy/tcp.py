@@ -72,6 +72,10 @@ class FlowUpstream(Protocol[E]):
         """An endpoint that may take the flow and is not in `skip`, or None."""
         ...
 
+    def why_none(self) -> str:
+        """Why `pick` gave nothing: each endpoint's state, in words."""
+        ...
+
     def begin(self, endpoint: E) -> None:
         """An attempt begins; it counts as in flight until `end`."""
         ...
@@ -202,7 +206,7 @@ def _pick(upstream: FlowUpstream[E], key: int, story: _Story) -> E:
         endpoint = upstream.pick(key, tried, trio.current_time())
         if endpoint is not None:
             return endpoint
-    raise story.failure or Refused(Reason.NO_ENDPOINT, f"no endpoint of {upstream.name} can take the flow")
+    raise story.failure or Refused(Reason.NO_ENDPOINT, upstream.why_none())
 
 
 @contextmanager

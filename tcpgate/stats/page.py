@@ -38,6 +38,7 @@ WORKER_FIELDS = (
     "connections",  # gauge: open downstream connections
     "accepted",
     "exchanges",
+    "cut",  # exchanges and flows that a drain or a removal ended
     "log_dropped",
     "bytes_in",
     "bytes_out",

@@ -125,7 +125,8 @@ async def test_with_all_origins_down_it_says_why_and_serves_within_a_probe_of_th
 
 async def is_replaced(gateway: Gateway, dead: int) -> bool:
     """Whether worker 1 is another process than the `dead` one."""
-    return (await gateway.workers()).get(1, dead) != dead
+    workers: dict[int, int] = await gateway.workers()
+    return workers.get(1, dead) != dead
 
 
 @pytest.mark.drill
@@ -152,7 +153,8 @@ async def test_a_worker_that_is_killed_costs_its_own_connections_only(
             died = await gateway.events("worker_died")
 
             async def at_rest() -> bool:  # what the dead had in flight is forgotten, the living close their books
-                return (await gateway.endpoints("api"))[f"127.0.0.1:{origin.port}"]["active"] == 0
+                endpoint = (await gateway.endpoints("api"))[f"127.0.0.1:{origin.port}"]
+                return bool(endpoint["active"] == 0)
 
             await eventually(at_rest, within=2, what="nothing in flight")
     finally:

@@ -49,6 +49,9 @@ class FakeUpstream:
     keys: list[int] = attrs.field(factory=list)
     name: str = "pg"
 
+    def why_none(self) -> str:
+        return "a is down"
+
     def pick(self, key: int, skip: Container[str], now: float) -> FakeEndpoint | None:
         """The first that may be had."""
         assert 0 <= trio.current_time() - now < 1
