@@ -105,6 +105,10 @@ class Sockets(Protocol):
         """Raises OSError."""
         ...
 
+    def start(self, text: str) -> None:
+        """Listen, if `bind` has left that for later. Raises OSError."""
+        ...
+
     def release(self, text: str, sock: socket.socket) -> None:
         """Never raises."""
         ...
@@ -263,6 +267,7 @@ class Reloader:
         try:
             await self._beside.prepare(config)
             problems = await self._publisher.prepare(self._number, config, wanted)
+            problems = problems or self._start_listening(fresh)
             if problems:
                 return problems
             # From here on there is no way back, and no cancellation may leave half of the workers behind.
@@ -276,6 +281,16 @@ class Reloader:
                 self._publisher.abandon()
                 self._beside.abandon()
         return []
+
+    def _start_listening(self, fresh: Mapping[str, socket.socket]) -> list[str]:
+        """The last thing that can fail."""
+        problems = []
+        for text in fresh:
+            try:
+                self._binder.start(text)
+            except OSError as exc:
+                problems.append(f"{text}: {bind_problem(text, exc)}")
+        return problems
 
     def _settle(self, config: schema.Config, fresh: Mapping[str, socket.socket]) -> None:
         """The new generation serves: take it over, close what it no longer listens on."""

@@ -65,9 +65,12 @@ Take = Callable[[socket.socket, SocketAddress], object]
 """Takes a new connection over, at once and without raising: it becomes the owner of the (non-blocking) socket."""
 
 
-def bind(text: str, *, backlog: int = 4096, inherited: Inherited | None = None, mode: int = 0o660) -> socket.socket:
+def bind(
+    text: str, *, backlog: int = 4096, inherited: Inherited | None = None, mode: int = 0o660, beside: bool = False
+) -> socket.socket:
     """A socket that listens on `text` ("0.0.0.0:80", "[::]:80", "unix:/path", "fd:NAME"), non-blocking.
 
+    `beside`: a TCP socket that only has the address so far, next to one of ours with SO_REUSEPORT (`bound.py`).
     `mode` is the permission of a unix path. An inherited socket is duplicated: closing the result leaves it open for
     the next reload. Raises OSError, of the kernel's errno and with a text for people, or ValueError for a bad text.
     """
@@ -77,26 +80,29 @@ def bind(text: str, *, backlog: int = 4096, inherited: Inherited | None = None, 
             return _inherit(address, inherited or {})
         if isinstance(address, UnixPath):
             return _bind_unix(address, backlog, mode)
-        return _bind_tcp(address, backlog)
+        return _bind_tcp(address, backlog, beside)
     except OSError as exc:
         why = _WHY.get(exc.errno or 0, exc.strerror) if exc.filename is None else exc.strerror
         raise OSError(exc.errno, f"cannot listen on {text}: {why}") from exc
 
 
-def _bind_tcp(address: HostPort, backlog: int) -> socket.socket:
+def _bind_tcp(address: HostPort, backlog: int, beside: bool) -> socket.socket:
     target = target_of(address)
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         # Connections of an earlier run in TIME_WAIT must not keep us from the port. Not SO_REUSEPORT: a second gateway
         # on the same port by mistake would silently take half of the traffic.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if beside:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         # Linux hands this on to every accepted socket, which saves a system call per connection.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if target.family == socket.AF_INET6:
             # Explicit, so that "[::]:80" beside "0.0.0.0:80" works whatever net.ipv6.bindv6only says.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(target.sockaddr)
-        sock.listen(backlog)
+        if not beside:
+            sock.listen(backlog)
     except BaseException:
         sock.close()
         raise

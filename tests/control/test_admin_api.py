@@ -64,6 +64,9 @@ class NoSockets:
     def bind(self, text: str, backlog: int) -> socket.socket:
         return socket.socket()
 
+    def start(self, text: str) -> None:
+        """Still nowhere."""
+
     def release(self, text: str, sock: socket.socket) -> None:
         sock.close()
 

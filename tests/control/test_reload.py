@@ -48,6 +48,8 @@ class Binder:
     """Opens sockets, but not those that are `taken`."""
 
     taken: set[str] = attrs.field(factory=set)
+    cannot_listen: set[str] = attrs.field(factory=set)
+    """They can be bound, but somebody was quicker to listen."""
     open: dict[str, Listening] = attrs.field(factory=dict)
     opened: list[str] = attrs.field(factory=list)
 
@@ -59,6 +61,11 @@ class Binder:
         sock.listen(backlog)
         self.opened.append(text)
         return sock
+
+    def start(self, text: str) -> None:
+        assert text in self.open
+        if text in self.cannot_listen:
+            raise OSError(errno.EADDRINUSE, f"cannot listen on {text}: the address is already in use")
 
     def release(self, text: str, sock: socket.socket) -> None:
         assert self.open.pop(text) is sock
@@ -300,6 +307,14 @@ async def test_a_worker_that_cannot_build_changes_nothing(bench: Bench) -> None:
     assert bench.workers.abandoned == 1
 
 
+async def test_the_last_thing_that_can_fail_changes_nothing_either(bench: Bench) -> None:
+    await bench.start(A)
+    bench.binder.cannot_listen = {B}
+    bench.write(A, B)
+    await failed(bench, "127.0.0.1:2: cannot listen on 127.0.0.1:2: the address is already in use")
+    assert bench.workers.abandoned == 1
+
+
 async def test_a_number_is_never_used_twice(bench: Bench) -> None:
     await bench.start(A)
     answers = itertools.chain(["no", "no"], itertools.repeat(None))
@@ -516,14 +531,15 @@ class ReloadMachine(RuleBasedStateMachine):
             self.serves = self.written
 
     @precondition(lambda self: self.written not in (None, self.serves))
-    @rule(step=st.sampled_from(["bind", "here", "worker", "bug", "cancel"]))
+    @rule(step=st.sampled_from(["bind", "here", "worker", "listen", "bug", "cancel"]))
     def reload_badly(self, step: str) -> None:
         bench, before = self.bench, self.bench.reloader.generation
         assert self.written is not None
         fresh = set(self.written) - set(self.serves)
-        if step == "bind" and not fresh:
+        if step in ("bind", "listen") and not fresh:
             return
         bench.binder.taken = fresh if step == "bind" else set()
+        bench.binder.cannot_listen = fresh if step == "listen" else set()
         bench.here.refuses = step == "here"
         bench.workers.prepare_is = {"worker": lambda: "no", "bug": lambda: str(1 // 0)}.get(step, lambda: None)
         if step == "cancel":
@@ -533,7 +549,7 @@ class ReloadMachine(RuleBasedStateMachine):
             logging.disable(logging.CRITICAL)  # the trace of a bug that was made on purpose
             assert not self.reload().ok
             logging.disable(logging.NOTSET)
-        bench.binder.taken, bench.here.refuses = set(), False
+        bench.binder.taken, bench.binder.cannot_listen, bench.here.refuses = set(), set(), False
         bench.workers.prepare_is, bench.workers.pause = lambda: None, 0.0
         assert bench.reloader.generation == before
 

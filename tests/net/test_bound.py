@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,50 @@ def test_what_cannot_be_bound_leaves_nothing_to_release(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="the directory does not exist"):
         binder.bind(f"unix:{tmp_path}/no/such/a.sock", 5)
     assert list(binder._files) == []
+
+
+# -- an address that holds another one, or is held by it ------------------------------------------------------------
+
+
+def greeted(port: int, *listening: socket.socket) -> socket.socket:
+    """Which of the sockets gets a connection to 127.0.0.1."""
+    with socket.create_connection(("127.0.0.1", port), timeout=2):
+        for sock in listening:
+            try:
+                sock.accept()[0].close()
+            except OSError:  # nothing there, or not listening yet
+                continue
+            return sock
+    raise AssertionError("nobody was asked")
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
+def test_a_listener_moves_between_every_address_and_one_without_a_gap(
+    old: str, new: str, free_port: Callable[[], int]
+) -> None:
+    binder, port = Binder(), free_port()
+    first = binder.bind(f"{old}:{port}", 5)
+    second = binder.bind(f"{new}:{port}", 5)
+    assert greeted(port, second, first) is first  # the new one has the address, and no connection goes there yet
+    binder.start(f"{new}:{port}")
+    assert greeted(port, second, first) in (first, second)
+    binder.release(f"{old}:{port}", first)
+    assert greeted(port, second) is second
+    binder.release(f"{new}:{port}", second)
+
+
+def test_a_move_that_is_called_off_leaves_the_old_one_as_it_was(free_port: Callable[[], int]) -> None:
+    binder, port = Binder(), free_port()
+    first = binder.bind(f"0.0.0.0:{port}", 5)
+    binder.release(f"127.0.0.1:{port}", binder.bind(f"127.0.0.1:{port}", 5))
+    assert first.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+    assert greeted(port, first) is first
+    binder.release(f"0.0.0.0:{port}", first)
+
+
+def test_somebody_elses_socket_still_stands_in_the_way(free_port: Callable[[], int]) -> None:
+    binder, other, port = Binder(), Binder(), free_port()
+    first = other.bind(f"0.0.0.0:{port}", 5)
+    with pytest.raises(OSError, match="already in use"):
+        binder.bind(f"127.0.0.1:{port}", 5)
+    other.release(f"0.0.0.0:{port}", first)

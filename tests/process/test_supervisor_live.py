@@ -205,6 +205,28 @@ async def test_addresses_come_and_go_and_their_files_with_them(tmp_path: Path, f
     assert not (tmp_path / "admin.sock").exists()
 
 
+async def test_a_listener_moves_from_every_address_to_one_and_back_under_requests(
+    tmp_path: Path, free_port: FreePort
+) -> None:
+    port = free_port()
+    text = config(tmp_path, port, workers=2)
+    everywhere = text.replace(f"127.0.0.1:{port}", f"0.0.0.0:{port}")
+    said: list[bytes] = []
+    async with running(tmp_path, text) as gateway, trio.open_nursery() as nursery:
+
+        async def ask_forever() -> None:
+            while True:
+                said.append(await get(port))
+
+        nursery.start_soon(ask_forever)
+        for turn in range(6):
+            status, result = await gateway.reload(text if turn % 2 else everywhere)
+            assert (status, result["generation"]) == (200, turn + 2), result
+        nursery.cancel_scope.cancel()
+    assert len(said) > 6
+    assert {answer.rpartition(b"\r\n")[2] for answer in said} == {b"hello"}
+
+
 async def test_a_listener_is_renamed_and_changes_its_protocol_on_the_same_address(
     tmp_path: Path, free_port: FreePort
 ) -> None:
