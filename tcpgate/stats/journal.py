@@ -101,12 +101,8 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.RELOAD_NOOP: KindFacts("info", "The config says what it said before; nothing was touched."),
     EventKind.ENDPOINT_UP: KindFacts("info", "The endpoint takes traffic, after it took none."),
     EventKind.ENDPOINT_HEALTHY: KindFacts("info", "The endpoint takes its full weight of traffic again."),
-    EventKind.ENDPOINT_DEGRADED: KindFacts(
-        "info", "The endpoint takes traffic; it starts slowly, or failed a probe."
-    ),
-    EventKind.ENDPOINT_DOWN: KindFacts(
-        "warning", "Probes say that the endpoint cannot work; others take its traffic."
-    ),
+    EventKind.ENDPOINT_DEGRADED: KindFacts("info", "The endpoint takes traffic; it starts slowly, or failed a probe."),
+    EventKind.ENDPOINT_DOWN: KindFacts("warning", "Probes say that the endpoint cannot work; others take its traffic."),
     EventKind.ENDPOINT_EJECTED: KindFacts("warning", "Live traffic failed at the endpoint; it takes none for a while."),
     EventKind.ENDPOINT_KEPT_IN: KindFacts("warning", "Live traffic fails there, but too many are out: it stays in."),
     EventKind.ENDPOINT_RESTORED: KindFacts("info", "The ejection is over; the endpoint takes traffic again."),
