@@ -99,8 +99,8 @@ class Layout:
             block = self._next
             if block + len(FIELDS[kind]) > SLOTS_PER_PAGE:
                 raise MemoryError(
-                    f"the shared page has no room for {key}: {SLOTS_PER_PAGE} slots are in use, with those of names that "
-                    "reloads have removed; a restart forgets these"
+                    f"the shared page has no room for {key}: {SLOTS_PER_PAGE} slots are in use, with those of names "
+                    "that reloads have removed; a restart forgets these"
                 )
             self.blocks[key] = block
             self._next += len(FIELDS[kind])
