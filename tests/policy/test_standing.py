@@ -58,7 +58,7 @@ def test_endpoints_that_reloads_have_taken_away_are_forgotten() -> None:
         spec = Upstream(endpoints=(Endpoint(address=f"{number}:1"),))
         assert standings.judge({"api": spec}, [Seen(HEALTHY, f"{number}:1")]) == []
     assert len(standings._seen["api"]) == 1
-    standings.judge({}, [])
+    assert standings.judge({}, [Seen(DOWN, "late:1")]) == []
     assert not standings._seen
 
 
