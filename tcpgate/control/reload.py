@@ -272,6 +272,9 @@ class Reloader:
                 return problems
             # From here on there is no way back, and no cancellation may leave half of the workers behind.
             committed = True
+            # Ours first: a worker accepts what still waits in a backlog before it closes its own, so that the last
+            # close of all finds nothing there to reset.
+            self._release_unused(config)
             with trio.move_on_after(COMMIT_WITHIN, shield=True):
                 await self._publisher.commit()
         except ConfigError as exc:
@@ -292,14 +295,17 @@ class Reloader:
                 problems.append(f"{text}: {bind_problem(text, exc)}")
         return problems
 
-    def _settle(self, config: schema.Config, fresh: Mapping[str, socket.socket]) -> None:
-        """The new generation serves: take it over, close what it no longer listens on."""
-        old, self.config = self.config, config
-        self.generation = self._number
-        self.sockets.update(fresh)
+    def _release_unused(self, config: schema.Config) -> None:
+        """Close what the new config no longer listens on."""
         in_use = {text for listener in config.listeners.values() for text in listener.bind}
         for text in self.sockets.keys() - in_use:
             self._binder.release(text, self.sockets.pop(text))
+
+    def _settle(self, config: schema.Config, fresh: Mapping[str, socket.socket]) -> None:
+        """The new generation serves: take it over."""
+        old, self.config = self.config, config
+        self.generation = self._number
+        self.sockets.update(fresh)
         backlogs = _backlogs(old) if old is not None else {}
         for text, backlog in _backlogs(config).items():
             if backlogs.get(text, backlog) != backlog:

@@ -267,11 +267,9 @@ class Worker:
     def _reconcile(self, plane: Plane, snapshot: Snapshot) -> None:
         """Start, change and retire listeners until they are what the snapshot says."""
         wanted = snapshot.listeners
-        in_use = {bind for plan in wanted.values() for bind in plan.spec.bind}
-        going = {bind: sock for bind, sock in self.sockets.items() if bind not in in_use}
+        before = {bind: server for server in self.listeners.values() for bind in server.plan.spec.bind}
         for name, server in list(self.listeners.items()):
             plan = wanted.get(name)
-            server.accept_rest(going[bind] for bind in server.plan.spec.bind if bind in going)
             if plan is None or plan.spec.protocol != server.plan.spec.protocol:
                 server.retire(snapshot.config.gateway.drain)
                 del self.listeners[name]
@@ -280,10 +278,21 @@ class Worker:
                 self.listeners[name] = ListenerServer(plane, plan)
                 self.root.start_soon(self.listeners[name].run)
             self.listeners[name].renew(plan, {bind: self.sockets[bind] for bind in plan.spec.bind})
-        for bind, sock in going.items():
-            del self.sockets[bind]
-            trio.lowlevel.notify_closing(sock)
-            sock.close()
+        in_use = {bind for plan in wanted.values() for bind in plan.spec.bind}
+        for bind in self.sockets.keys() - in_use:
+            self._close(bind, before.get(bind))
+
+    def _close(self, bind: str, server: ListenerServer | None) -> None:
+        """Close our copy of a listening socket from which nobody accepts any more; `server` did so far.
+
+        The kernel has shaken hands with those that wait in the backlog, and the last close of all resets them. So they
+        are taken first, and nothing is done in between.
+        """
+        sock = self.sockets.pop(bind)
+        trio.lowlevel.notify_closing(sock)
+        if server is not None:
+            server.accept_rest([sock])
+        sock.close()
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
@@ -295,12 +304,9 @@ class Worker:
         self._abandon()
         servers = list(self.listeners.values())
         for server in servers:
-            # The kernel has shaken hands with those that wait in the backlog; the last close would reset them.
-            server.accept_rest(self.sockets[bind] for bind in server.plan.spec.bind)
             server.retire(seconds)
-        for sock in self.sockets.values():
-            trio.lowlevel.notify_closing(sock)
-            sock.close()
+            for bind in server.plan.spec.bind:
+                self._close(bind, server)
         for server in servers:
             await server.wait_ended()
         self.root.cancel_scope.cancel()
