@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -62,6 +63,16 @@ class Certificates:
             for blob in leaf.cert_chain_pems:
                 blob.write_to_path(str(chain), append=True)
         return chain, key
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """A supervisor or worker inside a test configures the `tcpgate` loggers; the next test finds them untouched."""
+    logger = logging.getLogger("tcpgate")
+    level, propagate, handlers = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(level)
+    logger.propagate, logger.handlers = propagate, handlers
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from tcpgate.filters.base import Filter
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.spread import Spread
+from tcpgate.process import limits
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
 from tcpgate.process.log_ahead import LogAhead
 from tcpgate.process.logs import LineSink, configure_diagnostics
@@ -212,6 +213,7 @@ class Worker:
         plane = self.plane = self.plane or self._make_plane(held.prepare.name, snapshot, held.prepare.workers)
         plane.snapshot = snapshot
         plane.runtime.meter.processes = held.prepare.workers
+        plane.workers = limits.workers(snapshot.config.gateway.workers)
         config = snapshot.config
         retired = plane.runtime.apply(config.upstreams, held.prepare.slots, held.statuses.values())
         cut_by = trio.current_time() + config.gateway.drain

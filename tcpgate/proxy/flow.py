@@ -39,12 +39,14 @@ class TcpConnection:
 
     is_long = True
 
-    def __init__(self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None) -> None:
+    def __init__(
+        self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None, upstream: UpstreamRuntime
+    ) -> None:
         self.plane = plane
         self.plan = plan
         self.stream = stream
         self.client = str(address) if address is not None else "unix:"
-        self._upstream = plane.runtime.upstreams[plan.spec.upstream or ""]  # held, so no reload can take it away
+        self._upstream = upstream  # held, so no reload can take it away
         self._generation = plane.snapshot.generation
         self._scope = trio.CancelScope()
 

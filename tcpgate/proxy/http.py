@@ -26,7 +26,7 @@ from tcpgate.net.stream import Stream
 from tcpgate.proxy import account, answer, heads
 from tcpgate.proxy.exchange import Exchange
 from tcpgate.proxy.plane import Plane
-from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan
+from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan, Snapshot
 from tcpgate.stats.record import AccessRecord
 from tcpgate.units import Address
 
@@ -42,7 +42,9 @@ log = logging.getLogger("tcpgate.proxy.http")
 class HttpConnection:
     """One client's connection."""
 
-    def __init__(self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None) -> None:
+    def __init__(
+        self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None, snapshot: Snapshot
+    ) -> None:
         self.address = None if address is None else forwarded.plain(address)
         """The peer's, IPv4 as IPv4 whatever the socket; None for a unix socket."""
         self.plane = plane
@@ -62,7 +64,7 @@ class HttpConnection:
         self.port = port_of(stream.sock.getsockname())
         self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
         """What the last request's forwarding fields were, and for which host and version (heads.py)."""
-        self.snapshot = plane.snapshot
+        self.snapshot = snapshot
         """The newest generation that has this listener: what its requests are looked up in."""
         self.exchange_began = trio.current_time()
         self.head_seconds = 0.0

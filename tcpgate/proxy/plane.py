@@ -50,6 +50,8 @@ class Plane:
     """Seconds since the epoch, for records."""
     name: bytes
     """The gateway's pseudonym in Via, by which it knows a request that comes round in a circle."""
+    workers: int = 1
+    """How many workers share the listeners now."""
     _date: tuple[int, bytes] = (0, b"")
 
     def new_id(self) -> str:

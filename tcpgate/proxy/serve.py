@@ -11,6 +11,7 @@ new one.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -26,17 +27,24 @@ from tcpgate.proxy import answer
 from tcpgate.proxy.flow import TcpConnection
 from tcpgate.proxy.http import HttpConnection
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
+from tcpgate.state.runtime import UpstreamRuntime
 from tcpgate.state.snapshot import (
     LISTENER_ACCEPTED,
     LISTENER_CONNECTIONS,
     LISTENER_REFUSED,
     ListenerPlan,
+    Snapshot,
 )
 from tcpgate.stats.record import AccessRecord
+from tcpgate.units import Address
 
 COURTESY = 0.001
 """Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by
 time and not by turns: if the others are busy too, nobody waits longer than this."""
+
+
+ACCEPT_TOLD_EVERY = 30.0
+"""Seconds between two events of a listener that cannot accept."""
 
 
 class Connection(Protocol):
@@ -67,12 +75,24 @@ class ListenerServer:
     plane: Plane
     plan: ListenerPlan
     connections: set[Connection] = attrs.field(factory=set)
+    snapshot: Snapshot = attrs.field(init=False)
+    """The newest generation that has this listener. A retired one still takes who waits, and serves them by it."""
+    upstream: UpstreamRuntime | None = attrs.field(init=False)
+    """Of a tcp listener: the upstream that takes its flows, kept for the same reason."""
     _accepting: dict[str, trio.CancelScope] = attrs.field(factory=dict)
     _pending: dict[str, socket.socket] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
     _retire: trio.Event = attrs.field(factory=trio.Event)
     _ended: trio.Event = attrs.field(factory=trio.Event)
     _drain: float = 0.0
+    _quiet_until: float = -math.inf
+
+    def __attrs_post_init__(self) -> None:
+        self._follow()
+
+    def _follow(self) -> None:
+        self.snapshot = self.plane.snapshot
+        self.upstream = self.plane.runtime.upstreams.get(self.plan.spec.upstream or "")
 
     async def run(self) -> None:
         """Accept until retired, then wait for the open connections or the end of their drain."""
@@ -90,6 +110,7 @@ class ListenerServer:
     def renew(self, plan: ListenerPlan, sockets: Mapping[str, socket.socket]) -> None:
         """Take a generation's plan: new connections follow it, addresses are added and removed."""
         self.plan = plan
+        self._follow()
         for bind in self._accepting.keys() - sockets.keys():
             self._accepting.pop(bind).cancel()
         for bind, sock in sockets.items():
@@ -144,13 +165,18 @@ class ListenerServer:
         """A moment for the other workers while this one has more than its share of all connections."""
         meter = self.plane.runtime.meter
         mine = self.plane.page[WORKER_CONNECTIONS]
-        share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / meter.processes
+        share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / self.plane.workers
         return COURTESY if mine > share + max(1.0, share / 8) else 0.0
 
     def _accept_failed(self, exc: OSError) -> None:
+        """Told every 100 ms while it lasts; people hear of it now and then, or the journal would hold nothing else."""
+        now = trio.current_time()
+        if now < self._quiet_until:
+            return
+        self._quiet_until = now + ACCEPT_TOLD_EVERY
         self.plane.tell(
             "accept_backoff",
-            "error",
+            "warning",
             f"listener {self.plan.name} cannot accept: {exc.strerror}; trying again every 100 ms. Raise LimitNOFILE, "
             "or lower max_connections",
             {"listener": self.plan.name},
@@ -165,8 +191,7 @@ class ListenerServer:
             self._refuse(sock, sockaddr)
             return
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
-        kind = HttpConnection if plan.spec.protocol == "http" else TcpConnection
-        connection: Connection = kind(self.plane, plan, stream, number_of(sockaddr))
+        connection = self._connection(stream, number_of(sockaddr))
         self.connections.add(connection)
         page[plan.block + LISTENER_CONNECTIONS] += 1
         page[WORKER_CONNECTIONS] += 1
@@ -175,6 +200,11 @@ class ListenerServer:
             connection.cut_by(trio.current_time() + self._drain)
         assert self._nursery is not None
         self._nursery.start_soon(self._serve, connection, plan)
+
+    def _connection(self, stream: Stream, address: Address | None) -> Connection:
+        if self.upstream is not None:
+            return TcpConnection(self.plane, self.plan, stream, address, self.upstream)
+        return HttpConnection(self.plane, self.plan, stream, address, self.snapshot)
 
     async def _serve(self, connection: Connection, plan: ListenerPlan) -> None:
         try:

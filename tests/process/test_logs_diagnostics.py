@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,15 +14,6 @@ from tcpgate.process.logs import Diagnostics, configure_diagnostics
 from tcpgate.stats.line import LINE_LIMIT
 
 pool = logging.getLogger("tcpgate.proxy.pool")
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    logger = logging.getLogger("tcpgate")
-    before = logger.level, logger.propagate, list(logger.handlers)
-    yield
-    logger.setLevel(before[0])
-    logger.propagate, logger.handlers = before[1], before[2]
 
 
 def parsed(lines: list[bytes]) -> list[dict[str, Any]]:
