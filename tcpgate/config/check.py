@@ -114,7 +114,7 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
         if target.startswith("/"):
             report.judge(("log", key), world.writable(target.rpartition("/")[0] or "/"))
     if problem := world.makeable(config.gateway.state_dir):
-        report.warn(("gateway", "state_dir"), f"{problem}; what should outlive a restart is lost")
+        report.warn(("gateway", "state_dir"), f"{problem}; what is to outlive a restart will have no place")
     _check_open_files(config, world.open_files, report)
 
 

@@ -168,7 +168,7 @@ class Supervisor:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as exc:
-            text = f"{folder} cannot be made: {exc.strerror}; what should outlive a restart is lost"
+            text = f"{folder} cannot be made: {exc.strerror}; what is to outlive a restart will have no place"
             path = ("gateway", "state_dir")
             self.tell("config_warning", "warning", self._problem(path, "gateway.state_dir", text), {})
 

@@ -184,7 +184,7 @@ def test_the_folder_of_the_log_must_be_there(tmp_path: Path) -> None:
 
 def test_a_state_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     Path("file").touch()
-    lost = "what should outlive a restart is lost"
+    lost = "what is to outlive a restart will have no place"
     assert problems(f'[gateway]\nstate_dir = "{tmp_path}/file/x/y"\n' + GOOD, world()) == [
         f"2: gateway.state_dir: warning: {tmp_path}/file is not a folder; {lost}"
     ]
