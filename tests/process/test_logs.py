@@ -155,7 +155,7 @@ async def test_a_stuck_reader_costs_lines_and_never_the_loop(
     taken = 20_000 - lost
     assert longest < 0.1
     assert lost == bench.sink.dropped > 10_000
-    assert taken * len(line(1, 200)) > 1 << 20
+    assert taken * len(line(1, 200)) > 900_000  # about what the buffer holds: what is being written counts as well
     assert bench.kinds == ["log_dropped"]
     assert bench.told[0][1] == "warning"
     # The reader wakes: every line that was taken comes, whole and in order, and the end of it is told once.
