@@ -115,11 +115,11 @@ async def test_a_refused_upgrade_is_an_ordinary_answer(tmp_path: Path, nursery: 
 
 
 async def test_a_tunnel_outlives_the_time_of_its_route(tmp_path: Path, nursery: trio.Nursery) -> None:
-    text = config(await origin(nursery, echo), route='timeout = "100ms"')
+    text = config(await origin(nursery, echo), route='timeout = "800ms"')
     async with serving(tmp_path, text) as plane, client(plane) as stream:
         await stream.send_all(UPGRADE)
         await head(stream)
-        await trio.sleep(0.2)
+        await trio.sleep(1)
         await stream.send_all(b"still")
         assert await until(stream, b"still") == b"still"
 
