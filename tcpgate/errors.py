@@ -1,8 +1,8 @@
 """What can go wrong: the closed list of reasons, and the one tree of exceptions that carries them.
 
 A *reason* says in one word why an exchange or a flow ended as it did. Every access line the gateway answers itself
-has one, `tcpgate explain` tells it, and nothing outside this list is ever written. A *GateError* is how a reason
-travels: the class says whose fault it is and whether another attempt may follow; the reason says the rest.
+has one, and nothing outside this list is ever written. A *GateError* is how a reason travels: the class says whose
+fault it is and whether another attempt may follow; the reason says the rest.
 
 OSError, ssl and h11 errors become GateErrors once, at the `net/` seam, `from exc`.
 

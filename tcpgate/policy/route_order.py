@@ -1,8 +1,8 @@
 """The routes in the order in which they are tried, and why a request gets the one it gets. Pure.
 
-For people: `tcpgate routes` prints `order`, `tcpgate explain --request` prints `explain`, both from a config alone. A
-route with two hosts has two places in the order, so it has two rows. What is said here is found by trying rule after
-rule, `route.py` says the same by looking up; a property test holds them together.
+For people: `tcpgate routes` prints `order`; `explain` says why a request gets the route it gets, and why not the
+others. A route with two hosts has two places in the order, so it has two rows. What is said here is found by trying
+rule after rule, `route.py` says the same by looking up; a property test holds them together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The access record: the one account of how an exchange (or a tcp flow) went, written as one JSON line.
 
-It is filled while the exchange lives and rendered once, where the exchange ends. `tcpgate explain` tells it as a
-story, so it holds what a story needs: every attempt, where the time went, who answered, the reason, and the rule that
-decided.
+It is filled while the exchange lives and rendered once, where the exchange ends. It answers "why
+this status" by itself, so it holds what that takes: every attempt, where the time went, who answered, the reason, and
+the rule that decided.
 
 Theory of operation. `render` runs once per exchange, in the lane too, so it is one f-string over C-speed quoting with
 no test per field. Only a line that came out too long, or that holds a surrogate, is rendered a second time with every
