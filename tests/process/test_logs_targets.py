@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from tcpgate.errors import ConfigError
+from tcpgate.process import log_targets
 from tcpgate.process.log_targets import (
     PATIENCE,
     FileTarget,
@@ -87,21 +89,25 @@ def test_each_write_is_whole_lines_and_small_enough_never_to_be_mixed() -> None:
     theirs.close()
 
 
-WRITE_MANY = """
-import json, os, sys
+WRITE_UNTIL_TOLD = """
+import itertools, json, select, sys
 from tcpgate.process.log_targets import StreamTarget
-target, who = StreamTarget(1), sys.argv[1]
-lines = [json.dumps({"who": who, "n": n, "x": who * (n * 37 % 2000)}).encode() + b"\\n" for n in range(400)]
-print("ready", file=sys.stderr, flush=True)
-input()
-while lines:
-    lines = lines[target.write(lines).done:]
+target, who, numbers = StreamTarget(1), sys.argv[1], itertools.count()
+while not select.select([0], [], [], 0)[0]:
+    some = itertools.islice(numbers, 50)
+    lines = [json.dumps({"who": who, "n": n, "x": who * (n * 37 % 2000)}).encode() + b"\\n" for n in some]
+    while lines:
+        written = target.write(lines)
+        assert written.error is None, written.error
+        lines = lines[written.done :]
+print(next(numbers), file=sys.stderr)
 """
 
 
-def start_writer(who: str, stdout: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", WRITE_MANY, who]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT)
+def start_writer(who: str, stdout: int, until: int) -> subprocess.Popen[bytes]:
+    """It writes lines until `until` can be read."""
+    command = [sys.executable, "-c", WRITE_UNTIL_TOLD, who]
+    return subprocess.Popen(command, stdin=until, stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "pipe made non-blocking", "socket"])
@@ -114,25 +120,25 @@ def test_workers_that_share_stdout_never_mix_their_lines(kind: str) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         reader, writer = ours.detach(), theirs.detach()
-    workers = [start_writer(who, writer) for who in "abc"]
-    os.close(writer)
-    for worker in workers:
-        assert worker.stderr is not None
-        assert worker.stderr.readline() == b"ready\n"
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.write(b"go\n")
-        worker.stdin.flush()
-    time.sleep(0.05)
-    with open(reader, "rb") as out:
-        facts = [json.loads(line) for line in out]
-    assert [worker.communicate(timeout=10)[1] for worker in workers] == [b"", b"", b""]
-    for who in "abc":
-        own = [fact for fact in facts if fact["who"] == who]
-        assert [fact["n"] for fact in own] == list(range(400))
-        assert all(fact["x"] == who * (fact["n"] * 37 % 2000) for fact in own)
-    changes = sum(a["who"] != b["who"] for a, b in pairwise(facts))
-    assert changes > 10  # else they wrote one after the other and nothing was shown
+    until, stop = os.pipe()
+    with contextlib.ExitStack() as started:
+        workers = {who: started.enter_context(start_writer(who, writer, until)) for who in "abc"}
+        os.close(writer)
+        os.close(until)
+        count, turns, last = dict.fromkeys(workers, 0), dict.fromkeys(workers, 0), ""
+        with open(reader, "rb") as out, open(stop, "wb") as stopper:
+            for line in out:
+                fact = json.loads(line)
+                who = fact["who"]
+                assert fact == {"who": who, "n": count[who], "x": who * (count[who] * 37 % 2000)}
+                count[who] += 1
+                turns[who] += who != last
+                last = who
+                # A busy machine may let one write a great deal alone, so all go on until each has often cut in.
+                if min(turns.values()) >= 50:
+                    stopper.close()
+        said = {who: int(worker.communicate()[1]) for who, worker in workers.items()}
+    assert said == count, "each line came, and came once"
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -142,7 +148,7 @@ def test_a_reader_that_stopped_is_waited_for_a_moment_and_found_again(pipe: tupl
     target, lines = StreamTarget(writer), some_lines(1000)
     began = time.monotonic()
     first = target.write(lines)
-    assert PATIENCE <= time.monotonic() - began < PATIENCE + 2
+    assert PATIENCE <= time.monotonic() - began < PATIENCE + 10
     assert first.error is None
     assert 0 < first.done < 1000
     assert target.write(lines[first.done :]) == Written(0)
@@ -154,13 +160,14 @@ def test_a_reader_that_stopped_is_waited_for_a_moment_and_found_again(pipe: tupl
     assert os.get_blocking(writer) == blocking
 
 
-def test_a_reader_that_wakes_meanwhile_gets_all(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_wakes_meanwhile_gets_all(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_targets, "PATIENCE", 30.0)  # a busy machine may be slow to read
     reader, writer = pipe
     lines = some_lines(2000)
     got: list[bytes] = []
 
     def read_late() -> None:
-        time.sleep(PATIENCE / 4)
+        time.sleep(0.06)
         while len(b"".join(got)) < len(b"".join(lines)):
             got.append(os.read(reader, 1 << 16))
 
@@ -171,7 +178,8 @@ def test_a_reader_that_wakes_meanwhile_gets_all(pipe: tuple[int, int]) -> None:
     assert b"".join(got) == b"".join(lines)
 
 
-def test_a_reader_that_is_gone_is_an_error_at_once(pipe: tuple[int, int]) -> None:
+def test_a_reader_that_is_gone_is_an_error_at_once(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_targets, "PATIENCE", 30.0)
     reader, writer = pipe
     os.close(reader)
     began = time.monotonic()
@@ -179,7 +187,7 @@ def test_a_reader_that_is_gone_is_an_error_at_once(pipe: tuple[int, int]) -> Non
     assert written.done == 0
     assert written.error is not None
     assert written.error.errno == errno.EPIPE
-    assert time.monotonic() - began < PATIENCE
+    assert time.monotonic() - began < 20, "it was not waited for"
 
 
 def test_a_line_torn_by_a_stuck_reader_does_not_spoil_the_next(pipe: tuple[int, int]) -> None:
