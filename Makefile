@@ -27,7 +27,7 @@ FLAKE8 := --isolated --extend-ignore C,E,F,W --disable ASYNC114 --per-file-ignor
 TOML := etc/*.toml
 CODE := tcpgate tests .ci/branches.py
 
-.PHONY: help run test slow lint format cover drills drills-quick install uninstall clean
+.PHONY: help run test slow lint format cover drills drills-quick bench bench-quick install uninstall clean
 
 help: ## This list
 	@echo "tcpgate: L4/L7 proxy and API gateway. make TARGET, with TARGET one of:"
@@ -91,6 +91,13 @@ drills: $(TESTS) ## Real servers, real load, real faults, at full length (needs 
 
 drills-quick: $(TESTS) ## The same drills, a tenth as long
 	@TCPGATE_DRILL_SCALE=0.1 $(PYTEST) -m drill -p no:randomly --timeout 600 -v
+
+# What it measures with is no part of the project: packages of Debian's (as root), and two from PyPI in .bench/venv.
+bench: $(RUNS) ## tcpgate beside nginx, HAProxy, Envoy and Caddy, on two cores; BENCH="--help" shows what else
+	@$(BIN)/python -m tests.bench --json .bench/last.json $(BENCH)
+
+bench-quick: $(RUNS) ## Every row of it once and short: rough figures, nothing is asserted
+	@$(BIN)/python -m tests.bench --quick --json .bench/quick.json $(BENCH)
 
 # -- put it on a host -----------------------------------------------------------------------------------------------
 

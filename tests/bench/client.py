@@ -1,0 +1,266 @@
+"""Load that wrk does not make, each as a process of its own: `python client.py bulk|idle|paced ...`, one JSON line out.
+
+**paced** is an open loop: request number i is due at start + i / rate whatever happened to those before it, goes out
+on any connection that is free, and its latency counts from when it was *due*, so a server that stalls cannot slow the
+questions down (coordinated omission). The *longest stall* is the longest time in which not one response came though at
+least one request was due and unanswered. `late` tells what the sender itself lost: from due to sent, where a
+connection was free.
+
+Blocking sockets and epoll, nothing else: it must cost less than what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import ctypes
+import gc
+import json
+import select
+import socket
+import sys
+import time
+
+REQUEST = b"GET /%s HTTP/1.1\r\nHost: bench.example\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"
+PR_SET_TIMERSLACK = 29
+
+
+def say(**figures: float) -> None:
+    """One line for whoever started this."""
+    print(json.dumps(figures), flush=True)
+
+
+def request(path: str) -> bytes:
+    """A plain GET."""
+    return REQUEST % path.encode()
+
+
+def length_of(head: bytes) -> int:
+    """The Content-Length of a 200."""
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise SystemExit(f"the answer was {head[:60]!r}")
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line[15:])
+    raise SystemExit("the answer had no Content-Length")
+
+
+# -- bulk -----------------------------------------------------------------------------------------------------------
+
+
+def bulk(port: int, path: str, seconds: float) -> None:
+    """Fetch one long response after the other until `seconds` are over, and throw the bytes away in the kernel."""
+    began, total, count = time.monotonic(), 0, 0
+    buffer = bytearray(1 << 20)
+    while count == 0 or time.monotonic() - began < seconds:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+            sock.sendall(request(path))
+            data = b""
+            while b"\r\n\r\n" not in data:
+                chunk = sock.recv(4096)
+                if not chunk:
+                    raise SystemExit("closed before the head's end")
+                data += chunk
+            head, _, first = data.partition(b"\r\n\r\n")
+            left = length_of(head) - len(first)
+            total += len(first) + left
+            while left:
+                # MSG_TRUNC: tcp(7), the bytes are dropped, not copied, so the reader is never what is measured.
+                got = sock.recv_into(buffer, min(left, len(buffer)), socket.MSG_TRUNC)
+                if not got:
+                    raise SystemExit(f"cut off with {left} bytes to come")
+                left -= got
+        count += 1
+    say(requests=count, bytes=total, seconds=time.monotonic() - began)
+
+
+# -- idle -----------------------------------------------------------------------------------------------------------
+
+
+def idle(port: int, path: str, count: int) -> None:
+    """Open `count` keep-alive connections, one answered request on each, say so, and hold them until stdin ends."""
+    open_ones = []
+    for _ in range(count):
+        sock = socket.create_connection(("127.0.0.1", port), timeout=20)
+        sock.sendall(request(path))
+        data = sock.recv(65536)
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65536)
+        length_of(data)
+        open_ones.append(sock)
+    say(requests=len(open_ones))
+    sys.stdin.read()
+    say(closed_early=sum(is_closed(sock) for sock in open_ones))
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the other side ended it."""
+    sock.setblocking(False)
+    try:
+        return not sock.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+# -- paced ----------------------------------------------------------------------------------------------------------
+
+
+class Paced:
+    """An open-loop sender over keep-alive connections."""
+
+    def __init__(self, port: int, path: str, connections: int) -> None:
+        self.port = port
+        self.request = request(path)
+        self.poll = select.epoll()
+        self.open: dict[int, socket.socket] = {}
+        self.free: list[int] = []
+        self.due: dict[int, float] = {}
+        """Connection under way -> when its request was due."""
+        self.partial: dict[int, bytes] = {}
+        self.waiting: collections.deque[float] = collections.deque()
+        self.latencies: list[float] = []
+        self.late: list[float] = []
+        self.failed = self.reconnected = 0
+        self.stall = 0.0
+        self.quiet_since = 0.0
+        """The last response, or when the first of those under way was due if there was none under way before."""
+        for _ in range(connections):
+            self.connect()
+
+    def connect(self) -> None:
+        """One more free connection."""
+        sock = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        self.open[sock.fileno()] = sock
+        self.free.append(sock.fileno())
+        self.poll.register(sock.fileno(), select.EPOLLIN)
+
+    def drop(self, fd: int) -> None:
+        """A connection that the other side closed: its request is lost, if there was one."""
+        if fd in self.due:
+            del self.due[fd]
+            self.failed += 1
+        else:
+            self.free.remove(fd)
+            self.reconnected += 1
+        self.partial.pop(fd, None)
+        self.poll.unregister(fd)
+        self.open.pop(fd).close()
+        try:
+            self.connect()
+        except OSError:
+            self.failed += 1
+
+    def send(self, due: float) -> None:
+        """The request that was due at `due`, on a free connection."""
+        fd = self.free.pop()
+        if not self.due:
+            self.quiet_since = max(due, self.quiet_since)
+        self.due[fd] = due
+        try:
+            self.open[fd].send(self.request)
+        except OSError:
+            self.drop(fd)
+
+    def receive(self, fd: int) -> None:
+        """What came on a connection."""
+        try:
+            data = self.open[fd].recv(65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data or fd not in self.due:
+            self.drop(fd)
+            return
+        if fd in self.partial:
+            data = self.partial.pop(fd) + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or len(data) - end - 4 < length_of(data[:end]):
+            self.partial[fd] = data
+            return
+        now = time.perf_counter()
+        self.latencies.append(now - self.due.pop(fd))
+        self.stall = max(self.stall, now - self.quiet_since)
+        self.quiet_since = now
+        self.free.append(fd)
+        if self.waiting:
+            self.send(self.waiting.popleft())
+
+    def run(self, rate: float, seconds: float) -> None:
+        """Send for `seconds`, then wait up to 5 s for what is under way."""
+        total, sent = round(rate * seconds), 0
+        start = self.quiet_since = time.perf_counter()
+        while len(self.latencies) + self.failed < total:
+            now = time.perf_counter()
+            while sent < total and start + sent / rate <= now:
+                if self.free:
+                    self.late.append(time.perf_counter() - start - sent / rate)
+                    self.send(start + sent / rate)
+                else:
+                    self.waiting.append(start + sent / rate)
+                sent += 1
+            ready = self.poll.poll(0)
+            if not ready:
+                if now - start > seconds + 5:
+                    self.failed += len(self.due) + len(self.waiting)
+                    break
+                # epoll(7) is a file itself, and select(2) keeps time in microseconds where epoll's are milliseconds.
+                pause = start + sent / rate - time.perf_counter() if sent < total else 0.1
+                select.select([self.poll], [], [], max(0.0, pause))
+                ready = self.poll.poll(0)
+            for fd, _ in ready:
+                if fd in self.open:
+                    self.receive(fd)
+
+    def report(self) -> None:
+        """All of it, in microseconds."""
+        self.latencies.sort()
+        self.late.sort()
+        say(
+            requests=len(self.latencies),
+            failed=self.failed,
+            reconnected=self.reconnected,
+            stall_us=self.stall * 1e6,
+            **{f"{name}_us": quantile(self.latencies, q) * 1e6 for name, q in QUANTILES.items()},
+            **{f"late_{name}_us": quantile(self.late, q) * 1e6 for name, q in QUANTILES.items()},
+        )
+
+
+QUANTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "max": 1.0}
+
+
+def quantile(ordered: list[float], q: float) -> float:
+    """The smallest value that at least the share `q` does not exceed; 0.0 of nothing."""
+    if not ordered:
+        return 0.0
+    return ordered[min(len(ordered) - 1, max(0, -int(-q * len(ordered) // 1) - 1))]
+
+
+def main() -> None:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["bulk", "idle", "paced"])
+    parser.add_argument("port", type=int)
+    parser.add_argument("path")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--count", type=int, default=64, help="connections")
+    parser.add_argument("--rate", type=float, default=1000.0, help="paced: requests per second")
+    options = parser.parse_args()
+    if options.kind == "bulk":
+        bulk(options.port, options.path, options.seconds)
+    elif options.kind == "idle":
+        idle(options.port, options.path, options.count)
+    else:
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        paced = Paced(options.port, options.path, options.count)
+        gc.disable()
+        paced.run(options.rate, options.seconds)
+        paced.report()
+
+
+if __name__ == "__main__":
+    main()
