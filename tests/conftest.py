@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import itertools
 import logging
 import os
 import socket
@@ -28,12 +30,12 @@ class Eventually(Protocol):
     """`await eventually(probe)`: the first true value of `probe()`, which may be async."""
 
     @overload
-    async def __call__(self, probe: Callable[[], Awaitable[T]], *, within: float = 10.0, what: str = "") -> T:
+    async def __call__(self, probe: Callable[[], Awaitable[T]], *, within: float = 30.0, what: str = "") -> T:
         """Fails the test after `within` seconds, saying `what` never came and what the probe said last."""
         ...
 
     @overload
-    async def __call__(self, probe: Callable[[], T], *, within: float = 10.0, what: str = "") -> T:
+    async def __call__(self, probe: Callable[[], T], *, within: float = 30.0, what: str = "") -> T:
         """The same for a probe that does not wait."""
         ...
 
@@ -75,18 +77,27 @@ def _loggers_as_they_were() -> Iterator[None]:
     logger.propagate, logger.handlers = propagate, handlers
 
 
+@pytest.fixture(scope="session")
+def _own_ports() -> Iterator[int]:
+    """Ports below the range that Linux gives out by itself (32768 and up), round and round; each process has its own.
+
+    So no connection and no server of another test takes one before it is listened on.
+    """
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
+    share = range(16_000 + process * 1000, 17_000 + process * 1000)
+    return itertools.chain(share[os.getpid() % 1000 :], itertools.cycle(share))
+
+
 @pytest.fixture
-def free_port() -> Callable[[], int]:
-    """Call it for a TCP port of 127.0.0.1 that nobody listens on now, a different one each time."""
-    given: set[int] = set()
+def free_port(_own_ports: Iterator[int]) -> Callable[[], int]:
+    """Call it for a TCP port that nobody listens on now, on any address; a different one each time."""
 
     def find() -> int:
         while True:
-            with socket.socket() as sock:
-                sock.bind(("127.0.0.1", 0))
-                port: int = sock.getsockname()[1]
-            if port not in given:
-                given.add(port)
+            port = next(_own_ports)
+            with socket.socket() as sock, contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind(("0.0.0.0", port))
                 return port
 
     return find
@@ -96,7 +107,7 @@ def free_port() -> Callable[[], int]:
 def eventually() -> Eventually:
     """Waits, by asking again and again, for what another process or thread does. Real time: no autojump clock."""
 
-    async def wait(probe: Callable[[], Any], *, within: float = 10.0, what: str = "") -> Any:  # noqa: ANN401
+    async def wait(probe: Callable[[], Any], *, within: float = 30.0, what: str = "") -> Any:  # noqa: ANN401
         deadline = time.monotonic() + within
         pause = 0.005
         while True:

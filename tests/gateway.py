@@ -27,7 +27,7 @@ import trio
 
 from tcpgate.client import AdminClient, AdminError
 
-START_WITHIN = 20.0
+START_WITHIN = 40.0
 STOP_WITHIN = 40.0
 
 Json = Any
@@ -70,7 +70,7 @@ class Gateway:
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         return [line for line in map(json.loads, lines) if "event" not in line]
 
-    async def access_line(self, holds: Callable[[Json], bool], within: float = 5.0) -> Json:
+    async def access_line(self, holds: Callable[[Json], bool], within: float = 30.0) -> Json:
         """The first access line that `holds`, once it is written."""
         with trio.move_on_after(within):
             while True:
@@ -152,7 +152,7 @@ async def _wait_ready(gateway: Gateway) -> None:
 
 
 def _is_ready(admin: AdminClient) -> bool:
-    status: Json = admin.call("GET", "/api/v1/status", timeout=2)
+    status: Json = admin.call("GET", "/api/v1/status", timeout=10)
     return bool(status["ready"])
 
 
@@ -303,7 +303,7 @@ def plain_answer(body: bytes = b"hello", *fields: bytes, status: bytes = b"200 O
     return b"\r\n".join(lines)
 
 
-async def talk(port: int, raw: bytes, *, within: float = 10.0, until: Callable[[bytes], bool] | None = None) -> bytes:
+async def talk(port: int, raw: bytes, *, within: float = 30.0, until: Callable[[bytes], bool] | None = None) -> bytes:
     """Send raw bytes to the gateway, and return what comes back until it closes, `until` holds, or time is up."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     said = b""

@@ -113,7 +113,7 @@ class TestPlane:
         plan = attrs.evolve(snapshot.routes[route], filters=(("test", filter_),))
         self.plane.snapshot = attrs.evolve(snapshot, routes={**snapshot.routes, route: plan})
 
-    async def record(self, count: int = 1, within: float = 5.0) -> AccessRecord:
+    async def record(self, count: int = 1, within: float = 30.0) -> AccessRecord:
         """The newest record, once there are `count` of them."""
         with trio.fail_after(within):
             while len(self.records) < count:

@@ -108,7 +108,7 @@ async def test_fail_fails(client: Client) -> None:
 async def test_slow_answers_when_it_was_asked_to(client: Client) -> None:
     before = trio.current_time()
     await client.ask("GET", "/slow?ms=60")
-    assert 0.06 <= trio.current_time() - before < 0.5
+    assert 0.06 <= trio.current_time() - before < 20
 
 
 @pytest.mark.parametrize(
@@ -143,11 +143,11 @@ async def test_echo_answers_before_the_body_is_over(client: Client) -> None:
         b"POST /echo HTTP/1.1\r\nHost: demo\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
     )
     received = b""
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         while b"first" not in received:
             received += await client.stream.receive_some(4096)
     await client.stream.send_all(b"0\r\n\r\n")
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         while not received.endswith(b"0\r\n\r\n"):
             received += await client.stream.receive_some(4096)
 
@@ -157,7 +157,7 @@ async def test_a_client_that_waits_for_100_continue_gets_it(client: Client) -> N
         b"POST /echo HTTP/1.1\r\nHost: demo\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
     )
     received = b""
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         while b"HTTP/1.1 100" not in received:
             received += await client.stream.receive_some(4096)
 
@@ -170,7 +170,7 @@ async def test_head_has_the_length_but_no_body_and_the_connection_goes_on(client
 
 async def test_connection_close_closes(client: Client) -> None:
     await client.ask("GET", "/", connection="close")
-    with trio.fail_after(2):
+    with trio.fail_after(20):
         assert await client.stream.receive_some(1) == b""
 
 

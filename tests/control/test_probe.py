@@ -74,7 +74,7 @@ async def test_a_connect_is_enough_for_tcp() -> None:
     async with origin(hang) as address:
         result = await ask(TCP, address)
     assert (result.ok, result.cause) == (True, "connected")
-    assert 0 < result.latency < 1
+    assert 0 < result.latency < 5
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ async def test_a_probe_closes_in_order_if_the_endpoint_is_well_and_by_reset_if_n
         ends.send_nowait(ends_with)
 
     async with origin(handle) as address:
-        await ask(spec, address, timeout=0.2)
-        with trio.fail_after(5):
+        await ask(spec, address, timeout=1.0)
+        with trio.fail_after(20):
             assert await ended.receive() == end
 
 
@@ -112,7 +112,7 @@ async def test_a_host_that_does_not_answer_times_out_in_connect() -> None:
         filler.connect(listener.getsockname())  # the backlog is full now: the kernel drops the next SYN
         result = await ask(TCP, f"127.0.0.1:{listener.getsockname()[1]}", timeout=0.1)
     assert (result.ok, result.cause) == (False, "timed out in connect")
-    assert 0.1 <= result.latency < 2
+    assert 0.1 <= result.latency < 20
 
 
 async def test_a_unix_socket_is_asked_by_its_path(tmp_path: Path) -> None:
@@ -191,9 +191,9 @@ async def test_each_address_of_a_name_is_tried_until_one_connects(free_port: Cal
         trio.socket.set_custom_hostname_resolver(
             Names({"db.test": [("127.0.0.1", free_port()), full.getsockname(), good.getsockname()]})
         )
-        result = await ask(TCP, "db.test:5432", timeout=0.5)
+        result = await ask(TCP, "db.test:5432", timeout=2.0)
         assert (result.ok, result.cause) == (True, "connected")
-        assert 0.2 < result.latency < 0.5, "the one that hangs got its share of the time and no more"
+        assert 0.8 < result.latency < 2.0, "the one that hangs got its share of the time and no more"
 
 
 async def test_the_last_address_of_a_name_says_why(free_port: Callable[[], int]) -> None:
@@ -203,7 +203,7 @@ async def test_the_last_address_of_a_name_says_why(free_port: Callable[[], int])
         filler.connect(full.getsockname())
         refusing = ("127.0.0.1", free_port())
         trio.socket.set_custom_hostname_resolver(Names({"a.test": [full.getsockname(), refusing]}))
-        assert (await ask(TCP, "a.test:1", timeout=0.1)).cause == "connect refused"
+        assert (await ask(TCP, "a.test:1", timeout=1.0)).cause == "connect refused"
         trio.socket.set_custom_hostname_resolver(Names({"a.test": [refusing, full.getsockname()]}))
         assert (await ask(TCP, "a.test:1", timeout=0.1)).cause == "timed out in connect"
 
@@ -323,7 +323,7 @@ async def test_an_endpoint_that_speaks_no_tls_fails_with_what_it_did() -> None:
     async with origin(close_at_once) as address:
         assert (await ask(TLS, address)).cause == "closed in tls"
     async with origin(hang) as address:
-        assert (await ask(TLS, address, timeout=0.05)).cause == "timed out in tls"
+        assert (await ask(TLS, address, timeout=0.5)).cause == "timed out in tls"
 
 
 # -- send and expect ------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ async def test_a_banner_is_expected_without_sending_anything() -> None:
 )
 async def test_an_unexpected_answer_is_quoted(handle: Handler, cause: str) -> None:
     async with origin(handle) as address:
-        result = await ask(Health(send="PING\\r\\n", expect=r"\+PONG"), address, timeout=0.2)
+        result = await ask(Health(send="PING\\r\\n", expect=r"\+PONG"), address, timeout=0.6)
     assert (result.ok, result.cause) == (False, cause)
 
 
@@ -410,7 +410,7 @@ async def test_a_cancelled_probe_leaves_no_socket(spec: Health) -> None:
             await reached.wait()
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await ended.wait()
         await trio.testing.wait_all_tasks_blocked()
         assert open_files() == before

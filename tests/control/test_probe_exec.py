@@ -17,11 +17,11 @@ from tcpgate.kinds import PROBES
 from tcpgate.policy.health import ProbeResult
 
 
-async def ask(*command: str, timeout: float = 5.0, address: str = "10.0.0.1:8080") -> ProbeResult:  # noqa: ASYNC109
+async def ask(*command: str, timeout: float = 30.0, address: str = "10.0.0.1:8080") -> ProbeResult:  # noqa: ASYNC109
     return await probe_once(Health(exec=command), address, trio.current_time() + timeout, kinds=PROBES)
 
 
-async def run(script: str, timeout: float = 5.0, address: str = "10.0.0.1:8080") -> ProbeResult:  # noqa: ASYNC109
+async def run(script: str, timeout: float = 30.0, address: str = "10.0.0.1:8080") -> ProbeResult:  # noqa: ASYNC109
     return await ask("/bin/sh", "-c", script, timeout=timeout, address=address)
 
 
@@ -44,7 +44,7 @@ def gone(eventually: Callable[..., Awaitable[object]]) -> Callable[[Path], Await
 
     async def wait(pids: Path) -> list[int]:
         numbers = numbers_in(pids)
-        await eventually(lambda: not any(map(alive, numbers)), within=5, what=f"the end of {numbers}")
+        await eventually(lambda: not any(map(alive, numbers)), within=30, what=f"the end of {numbers}")
         return numbers
 
     return wait
@@ -108,9 +108,9 @@ async def test_a_program_that_forks_and_hangs_is_killed_with_all_it_started(
     tmp_path: Path, gone: Callable[[Path], Awaitable[list[int]]]
 ) -> None:
     pids = tmp_path / "pids"
-    result = await run(f"trap '' TERM; sleep 999 & echo $! >> {pids}; echo $$ >> {pids}; sleep 999", timeout=1.0)
+    result = await run(f"trap '' TERM; sleep 999 & echo $! >> {pids}; echo $$ >> {pids}; sleep 999", timeout=1.5)
     assert (result.ok, result.cause) == (False, "timed out in exec")
-    assert result.latency < 3
+    assert result.latency < 20
     assert len(await gone(pids)) == 2
 
 
@@ -120,7 +120,7 @@ async def test_what_a_program_leaves_behind_is_killed_when_it_exits(
     pids = tmp_path / "pids"
     result = await run(f"sleep 999 & echo $! >> {pids}; echo good")
     assert (result.ok, result.cause) == (True, "exit 0: good")
-    assert result.latency < 2
+    assert result.latency < 20
     await gone(pids)
 
 
@@ -129,7 +129,7 @@ async def test_a_daemon_that_left_the_group_with_the_pipe_does_not_hold_the_prob
     result = await run(f"setsid sleep 999 & echo $! >> {pids}; sleep 0.1; echo good")
     try:
         assert (result.ok, result.cause) == (True, "exit 0: good")
-        assert result.latency < 2
+        assert result.latency < 20
     finally:
         os.kill(int(pids.read_text()), signal.SIGKILL)
 

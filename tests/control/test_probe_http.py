@@ -57,7 +57,7 @@ async def ask(spec: Health, address: str, timeout: float = 5.0) -> ProbeResult: 
 
 async def outcome(answer: bytes, *, then_hang: bool = False, **spec: Any) -> tuple[bool | None, str]:
     async with Origin(answer, then_hang=then_hang).serving() as address:
-        result = await ask(Health(http="/healthz", **spec), address, timeout=0.2 if then_hang else 5.0)
+        result = await ask(Health(http="/healthz", **spec), address, timeout=0.6 if then_hang else 5.0)
     return result.ok, result.cause
 
 

@@ -77,7 +77,7 @@ def test_what_cannot_be_bound_leaves_nothing_to_release(tmp_path: Path) -> None:
 
 def greeted(port: int, *listening: socket.socket) -> socket.socket:
     """Which of the sockets gets a connection to 127.0.0.1."""
-    with socket.create_connection(("127.0.0.1", port), timeout=2):
+    with socket.create_connection(("127.0.0.1", port), timeout=20):
         for sock in listening:
             try:
                 sock.accept()[0].close()

@@ -203,10 +203,13 @@ async def test_a_flood_of_connections_lets_other_tasks_run(loopback: Loopback) -
             seen.append(len(taken))
             await trio.lowlevel.checkpoint()
 
-    with trio.move_on_after(0.1):
+    with trio.move_on_after(20):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other)
             nursery.start_soon(accept_forever, listener, lambda sock, _: taken.append(loopback.own(sock)), ignore)
+            while len(taken) < 3 * BATCH:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
     assert {BATCH, 2 * BATCH} & set(seen), "it looked in while connections were still waiting"
     assert len(taken) == 3 * BATCH
 
@@ -217,7 +220,7 @@ async def test_without_descriptors_it_says_so_pauses_and_goes_on(loopback: Loopb
     client = loopback.own(socket.create_connection(listener.getsockname()))
     told: list[int | None] = []
     started = trio.current_time()
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(20), trio.CancelScope() as scope:
 
         def take(sock: socket.socket, address: SocketAddress) -> None:
             loopback.own(sock)
@@ -233,7 +236,7 @@ async def test_without_descriptors_it_says_so_pauses_and_goes_on(loopback: Loopb
 async def test_a_connection_that_is_gone_before_it_is_accepted_costs_nothing(loopback: Loopback, failure: int) -> None:
     listener = flaky(loopback, failure)
     loopback.own(socket.create_connection(listener.getsockname()))
-    with trio.fail_after(5), trio.CancelScope() as scope:
+    with trio.fail_after(20), trio.CancelScope() as scope:
 
         def take(sock: socket.socket, _: SocketAddress) -> None:
             loopback.own(sock)
@@ -245,7 +248,7 @@ async def test_a_connection_that_is_gone_before_it_is_accepted_costs_nothing(loo
 
 async def test_a_listening_socket_that_is_broken_is_not_retried(loopback: Loopback) -> None:
     listener = loopback.own(socket.socket(type=socket.SOCK_STREAM | socket.SOCK_NONBLOCK))  # it does not listen
-    with trio.fail_after(1), pytest.raises(OSError, match="Invalid argument"):
+    with trio.fail_after(20), pytest.raises(OSError, match="Invalid argument"):
         await accept_forever(listener, lambda *_: None, ignore)
 
 

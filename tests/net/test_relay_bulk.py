@@ -137,7 +137,7 @@ async def test_a_small_flow_stays_quick_beside_a_bulky_one(loopback: Loopback, p
             spent = time.monotonic() - started
             assert bulky.flow.bytes_out > moved + MIB, "the bulky flow went on meanwhile"
             nursery.cancel_scope.cancel()
-    assert spent < 2, f"50 round trips took {spent:.2f} s"
+    assert spent < 10, f"50 round trips took {spent:.2f} s"
 
 
 @pytest.mark.parametrize("way", ["copy", "splice"])
@@ -253,7 +253,7 @@ async def test_a_bulky_flow_that_ends_with_bytes_in_its_pipe_leaves_no_descripto
     loopback: Loopback, pipes: PipePool, end: str
 ) -> None:
     before = open_descriptors()
-    async with relaying(loopback, pipes, buffer=1 << 18, idle=0.2) as rig:
+    async with relaying(loopback, pipes, buffer=1 << 18, idle=1.0) as rig:
 
         async def flood() -> None:
             with suppress(OSError, trio.ClosedResourceError):

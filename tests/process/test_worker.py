@@ -78,7 +78,7 @@ class Seat:
     async def commit(self, number: int) -> None:
         await self.link.send(messages.Commit(generation=number))
 
-    async def answer(self, kind: type, number: int, within: float = 5.0) -> str | None:
+    async def answer(self, kind: type, number: int, within: float = 30.0) -> str | None:
         """The problem of the answer of that kind to that generation, once it has come."""
         with trio.fail_after(within):
             while True:
@@ -99,7 +99,7 @@ class Seat:
             self.sockets.pop(bind).close()
         return config
 
-    async def wait_ended(self, within: float = 5.0) -> None:
+    async def wait_ended(self, within: float = 20.0) -> None:
         with trio.fail_after(within):
             await self.ended.wait()
 
@@ -161,7 +161,7 @@ def slow_from(first: int, go_on: threading.Event, last: int = 1_000_000) -> Comp
         config: schema.Config, number: int, slots: Mapping[str, int], make: MakeFilter, previous: Snapshot | None
     ) -> Snapshot:
         if first <= number <= last:
-            go_on.wait(10)
+            go_on.wait(40)
         return build(config, number, slots, make, previous)
 
     return slow
@@ -172,7 +172,7 @@ def answers(port: int, body: str, name: str = "web") -> str:
 
 
 async def get(port: int) -> bytes:
-    return await talk(port, b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n", within=5)
+    return await talk(port, b"GET / HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
 
 
 async def test_it_serves_nothing_before_the_first_commit(
@@ -236,7 +236,7 @@ async def test_a_drain_is_heard_while_a_build_is_stuck(
         await trio.sleep(0.1)
         assert (await get(port)).endswith(b"one")
         await seat.link.send(messages.Drain(seconds=1.0))
-        await seat.wait_ended(2)
+        await seat.wait_ended()
         go_on.set()
     assert not any(isinstance(message, messages.Prepared) and message.generation == 2 for message in seat.heard)
 
@@ -289,7 +289,7 @@ async def test_a_state_that_comes_between_prepare_and_commit_is_known_after_it(
         assert endpoints[one].state is EndpointState.DOWN
         assert endpoints[two].state is EndpointState.MAINT
         await seat.link.send(messages.Statuses(changed=(status(two, EndpointState.HEALTHY),)))
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             while endpoints[two].state is not EndpointState.HEALTHY:
                 await trio.sleep(0.005)
 
@@ -297,7 +297,7 @@ async def test_a_state_that_comes_between_prepare_and_commit_is_known_after_it(
 async def test_a_drain_before_the_first_generation_is_the_end(tmp_path: Path, page: SharedPage) -> None:
     async with seated(tmp_path, page) as seat:
         await seat.link.send(messages.Drain(seconds=30.0))
-        await seat.wait_ended(1)
+        await seat.wait_ended()
 
 
 async def test_one_that_is_leaving_takes_no_generation_any_more(
@@ -309,15 +309,15 @@ async def test_one_that_is_leaving_takes_no_generation_any_more(
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         await stream.send_all(b"GET / HTTP/1.1\r\n")
         await trio.sleep(0.05)
-        await seat.link.send(messages.Drain(seconds=5.0))
+        await seat.link.send(messages.Drain(seconds=30.0))
         await seat.prepare(2, seat.config(answers(other, "two")))
         await seat.commit(2)
         await trio.sleep(0.1)
         await stream.send_all(b"Host: t\r\n\r\n")
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             assert b"one" in await stream.receive_some(65536)
         await stream.aclose()
-        await seat.wait_ended(2)
+        await seat.wait_ended()
     assert not any(isinstance(message, messages.Prepared) and message.generation == 2 for message in seat.heard)
 
 
@@ -327,14 +327,14 @@ async def test_without_a_supervisor_it_goes_on_if_it_ever_served_and_else_it_end
     port = free_port()
     async with seated(tmp_path, page) as seat:
         seat.link.close()
-        await seat.wait_ended(1)
+        await seat.wait_ended()
     async with seated(tmp_path, page) as seat:
         await seat.serve(1, answers(port, "one"))
         seat.link.close()
         await trio.sleep(0.2)
         assert (await get(port)).endswith(b"one")
         assert not seat.ended.is_set()
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             while "lost its supervisor" not in (tmp_path / "events.log").read_text():
                 await trio.sleep(0.02)
 
@@ -347,7 +347,7 @@ async def test_its_own_troubles_go_to_the_events_and_its_records_to_the_access_l
         await seat.serve(1, answers(port, "one"))
         assert (await get(port)).endswith(b"one")
         worker_module.log.warning("something is odd")
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             while "something is odd" not in (tmp_path / "events.log").read_text():
                 await trio.sleep(0.02)
             while '"status":200' not in (tmp_path / "access.log").read_text():
@@ -364,7 +364,7 @@ async def test_a_bug_in_the_sweep_is_told_and_costs_no_connection(
         await seat.serve(1, answers(port, "one"))
         assert seat.worker.plane is not None
         monkeypatch.setattr(type(seat.worker.plane), "sweep", lambda self, now: 1 / 0)
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             while not any(isinstance(message, messages.Told) and message.kind == "bug" for message in seat.heard):
                 await trio.sleep(0.01)
         assert (await get(port)).endswith(b"one")
@@ -385,7 +385,7 @@ async def test_what_is_long_lived_is_kept_from_the_collector_and_looked_at_again
         circle.append(circle)
         await seat.serve(2, answers(port, "two"))
         assert seat.worker.tidy_at < float("inf")
-        with trio.fail_after(2):
+        with trio.fail_after(20):
             while seat.worker.tidy_at < float("inf"):
                 await trio.sleep(0.02)
         assert gc.get_freeze_count() != frozen

@@ -79,7 +79,7 @@ async def silent(stream: trio.SocketStream) -> None:
         pass
 
 
-async def until(stream: trio.SocketStream, end: bytes, *, within: float = 5.0) -> bytes:
+async def until(stream: trio.SocketStream, end: bytes, *, within: float = 30.0) -> bytes:
     """What comes up to and with `end`, or up to the end of the stream; no byte more is read than comes with it."""
     said = b""
     with trio.fail_after(within):
@@ -90,10 +90,10 @@ async def until(stream: trio.SocketStream, end: bytes, *, within: float = 5.0) -
 
 async def head(stream: trio.SocketStream) -> bytes:
     """One request or response head (and what came with it); b"" at the end of the stream."""
-    return await until(stream, b"\r\n\r\n", within=30)
+    return await until(stream, b"\r\n\r\n")
 
 
-async def rest(stream: trio.SocketStream, *, within: float = 5.0) -> bytes:
+async def rest(stream: trio.SocketStream, *, within: float = 30.0) -> bytes:
     """Everything up to the end of the stream; a reset counts as one."""
     said = b""
     with trio.fail_after(within), contextlib.suppress(trio.BrokenResourceError):
@@ -111,10 +111,18 @@ async def client(plane: TestPlane, listener: str = "web") -> AsyncIterator[trio.
 
 async def settled(plane: TestPlane, *, connections: int = 0) -> None:
     """Returns once nothing is in flight: no exchange, no upstream connection but the idle ones, so many of clients."""
-    with trio.move_on_after(5):
+    with trio.move_on_after(30):
         while in_flight(plane) != (0, 0, connections):
             await trio.sleep(0.002)
     assert in_flight(plane) == (0, 0, connections), "(exchanges, upstream connections in use, client connections)"
+
+
+async def busy(plane: TestPlane, exchanges: int = 1) -> None:
+    """Returns once so many exchanges wait for their endpoints."""
+    with trio.move_on_after(30):
+        while in_flight(plane)[:2] != (exchanges, exchanges):
+            await trio.sleep(0.002)
+    assert in_flight(plane)[:2] == (exchanges, exchanges), "(exchanges, upstream connections in use)"
 
 
 def in_flight(plane: TestPlane) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from tests.proxy.scripted import (
     Play,
     always_ok,
     answering,
+    busy,
     client,
     config,
     head,
@@ -170,7 +171,7 @@ async def test_a_client_that_leaves_meanwhile_ends_the_question(tmp_path: Path, 
         plane.use_filter("all", filter_)
         async with client(plane) as stream:
             await stream.send_all(GET)
-            await trio.sleep(0.05)
+            await busy(plane)
             assert in_flight(plane) == (1, 1, 1)
         record = await plane.record()
         await settled(plane)
@@ -183,7 +184,7 @@ async def test_a_cut_in_the_middle_of_a_question_leaves_nothing_behind(tmp_path:
         plane.use_filter("all", AskFirst())
         async with client(plane) as stream:
             await stream.send_all(GET)
-            await trio.sleep(0.05)
+            await busy(plane)
             plane.servers["web"].retire(0)
             assert (await rest(stream)).startswith(b"HTTP/1.1 503 ")
         await settled(plane)

@@ -93,7 +93,7 @@ async def hear(stream: trio.SocketStream, methods: list[bytes]) -> list[Recorded
     """The answers to requests of `methods`; fewer if nothing more comes."""
     said = b""
     answers: list[Recorded] = []
-    with trio.move_on_after(5), contextlib.suppress(trio.BrokenResourceError):
+    with trio.move_on_after(20), contextlib.suppress(trio.BrokenResourceError):
         while len(answers) < len(methods) or not answers[-1].complete:
             chunk = await stream.receive_some(65536)
             if not chunk:
@@ -105,7 +105,7 @@ async def hear(stream: trio.SocketStream, methods: list[bytes]) -> list[Recorded
 
 async def is_closed(stream: trio.SocketStream) -> bool:
     """Whether the gateway ends the connection, and says nothing before."""
-    with trio.move_on_after(3):
+    with trio.move_on_after(20):
         try:
             return not await stream.receive_some(1)
         except trio.BrokenResourceError:
@@ -162,7 +162,7 @@ async def play_response(plane: TestPlane, origin: Origin, case: ResponseCase) ->
     reader, ended = Reader(asked(case.method)), False
     async with stream:
         await stream.send_all(b"%b / HTTP/%b\r\nHost: a.test\r\n%b\r\n" % (case.method, case.version, upgrade))
-        with trio.move_on_after(5):
+        with trio.move_on_after(20):
             while not (reader.upgraded or (reader.messages and reader.messages[-1].complete) or ended):
                 try:
                     chunk = await stream.receive_some(65536)
@@ -172,7 +172,7 @@ async def play_response(plane: TestPlane, origin: Origin, case: ResponseCase) ->
                 reader.read(chunk, eof=ended)
         check_response(reader, case)
     # The exchange ends a moment after its last byte has gone; then its connection is idle, or closed.
-    with trio.move_on_after(2):
+    with trio.move_on_after(20):
         while any(endpoint.active() for endpoint in plane.plane.runtime.endpoints()):
             await trio.sleep(0.001)
     if case.eof:

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.plane import serving
-from tests.proxy.scripted import GET, always_ok, client, config, head, origin, rest, settled, silent, until
+from tests.proxy.scripted import GET, always_ok, busy, client, config, head, origin, rest, settled, silent, until
 
 
 async def test_a_connection_that_wakes_the_accept_loop_as_its_socket_closes_harms_nobody(
@@ -21,11 +21,11 @@ async def test_a_connection_that_wakes_the_accept_loop_as_its_socket_closes_harm
         listener = plane.sockets["127.0.0.1:0"]
         with socket.create_connection(listener.getsockname()):
             await trio.lowlevel.checkpoint()  # the loop is due, and has not run
-            plane.servers["web"].retire(5)
+            plane.servers["web"].retire(30)
             listener.close()
             await trio.sleep(0.05)
         await stream.aclose()
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             await plane.servers["web"].wait_ended()
 
 
@@ -39,7 +39,7 @@ async def test_what_waits_in_the_backlog_when_a_listener_goes_is_served(
         listener, server = plane.sockets["127.0.0.1:0"], plane.servers["web"]
         with socket.create_connection(listener.getsockname()) as waiting:
             waiting.sendall(GET)
-            server.retire(5)
+            server.retire(30)
             if told:
                 await trio.sleep(0.01)
             server.accept_rest([listener])
@@ -47,7 +47,7 @@ async def test_what_waits_in_the_backlog_when_a_listener_goes_is_served(
             async with stream:
                 said = await rest(stream)
         await other.aclose()
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             await server.wait_ended()
         server.accept_rest([listener])  # nobody serves any more, so nobody accepts
     assert said.startswith(b"HTTP/1.1 200 ")
@@ -60,7 +60,7 @@ async def test_a_listener_may_be_retired_before_it_has_begun(tmp_path: Path, nur
         plane.apply(text + '[listeners.more]\nbind = ["127.0.0.2:0"]\n')
         server = plane.servers["more"]
         plane.apply(text)
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             await server.wait_ended()
 
 
@@ -83,12 +83,12 @@ async def test_an_address_that_moves_to_another_listener_goes_on_being_served(
 async def test_work_that_outlasts_the_drain_is_cut(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with serving(tmp_path, config(await origin(nursery, silent))) as plane, client(plane) as stream:
         await stream.send_all(GET)
-        await trio.sleep(0.05)
+        await busy(plane)
         began = trio.current_time()
         plane.servers["web"].retire(0.2)
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             await plane.servers["web"].wait_ended()
-        assert 0.15 < trio.current_time() - began < 0.9
+        assert trio.current_time() - began > 0.15
         assert (await rest(stream)).startswith(b"HTTP/1.1 503 ")
         await settled(plane)
 
@@ -145,7 +145,7 @@ async def test_a_flow_lives_through_reloads_until_its_endpoint_is_removed(
         assert await until(stream, b"two") == b"two"
         plane.apply(TCP.format(port=other))
         with pytest.raises(trio.BrokenResourceError):
-            await until(stream, b"never", within=2)
+            await until(stream, b"never")
         record = await plane.record()
         await settled(plane)
     assert (record.reason, record.bytes_in, record.bytes_out, record.generation) == ("drained", 6, 6, 1)

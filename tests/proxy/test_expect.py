@@ -108,12 +108,12 @@ async def test_a_client_that_never_sends_what_it_announced_is_slow_and_the_endpo
 async def test_while_a_client_waits_for_the_100_it_is_not_slow(tmp_path: Path, nursery: trio.Nursery) -> None:
     async def play(stream: trio.SocketStream) -> None:
         await head(stream)
-        await trio.sleep(0.2)
+        await trio.sleep(0.7)
         await stream.send_all(GO_ON)
         await until(stream, b"hello")
         await stream.send_all(OK)
 
-    text = config(await origin(nursery, play), listener='timeouts = { stall = "50ms", min_rate = "1KiB/s" }')
+    text = config(await origin(nursery, play), listener='timeouts = { stall = "300ms", min_rate = "1KiB/s" }')
     async with serving(tmp_path, text) as plane, client(plane) as stream:
         await stream.send_all(ASK)
         assert (await head(stream)).startswith(b"HTTP/1.1 100 ")

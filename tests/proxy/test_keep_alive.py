@@ -45,11 +45,11 @@ async def test_a_client_that_asks_for_the_close_and_a_1_0_client_get_it(
 
 
 async def test_an_idle_connection_is_closed_after_its_time(tmp_path: Path, nursery: trio.Nursery) -> None:
-    text = config(await origin(nursery, always_ok), listener='timeouts = { idle = "100ms", head = "200ms" }')
+    text = config(await origin(nursery, always_ok), listener='timeouts = { idle = "100ms", head = "500ms" }')
     async with serving(tmp_path, text) as plane, client(plane) as stream, client(plane) as fresh:
         await ask(stream)
-        assert await rest(stream, within=2) == b""
-        assert await rest(fresh, within=2) == b""  # one that never sent a byte goes after the time of a head
+        assert await rest(stream) == b""
+        assert await rest(fresh) == b""  # one that never sent a byte goes after the time of a head
         await settled(plane)
     assert len(plane.records) == 1
 
@@ -59,7 +59,7 @@ async def test_leaving_closes_idle_connections_at_once(tmp_path: Path, nursery: 
         await ask(stream)
         await settled(plane, connections=1)
         plane.servers["web"].retire(30)
-        with trio.fail_after(0.5):
+        with trio.fail_after(20):
             assert await rest(stream) == b""
             await plane.servers["web"].wait_ended()
 
@@ -80,7 +80,7 @@ async def test_leaving_answers_busy_connections_with_close(tmp_path: Path, nurse
         go.set()
         said = await rest(stream)
         await stream.aclose()
-        with trio.fail_after(1):
+        with trio.fail_after(20):
             await plane.servers["web"].wait_ended()
     assert b"\r\nConnection: close\r\n" in said
     assert said.endswith(b"\r\n\r\nok")

@@ -37,17 +37,20 @@ async def test_a_connection_is_used_again_and_the_newest_first(tmp_path: Path, n
 
 
 async def test_a_connection_that_speaks_unasked_is_never_used(tmp_path: Path, nursery: trio.Nursery) -> None:
+    spoken, hear = trio.open_memory_channel[None](3)
+
     async def chatty(stream: trio.SocketStream) -> None:
         while await head(stream):
             await stream.send_all(OK)
             await trio.sleep(0.02)
             await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen")
+            await spoken.send(None)
 
     port = await origin(nursery, chatty)
     async with serving(tmp_path, config(port)) as plane, client(plane) as stream:
         for _ in range(3):
             await ok(stream)
-            await trio.sleep(0.05)
+            await hear.receive()
         assert plane.counts("endpoint", f"api/127.0.0.1:{port}")["reused"] == 0
 
 
@@ -68,7 +71,7 @@ async def test_an_early_refusal_costs_the_connection(tmp_path: Path, nursery: tr
     async def early(stream: trio.SocketStream) -> None:
         await head(stream)
         await stream.send_all(OK.replace(b"200 OK", b"403 No"))
-        await rest(stream, within=30)
+        await rest(stream)
 
     port = await origin(nursery, early)
     async with serving(tmp_path, config(port)) as plane, client(plane) as stream:
@@ -150,7 +153,7 @@ async def test_an_endpoint_that_goes_out_gives_its_idle_connections_back(tmp_pat
         asked.set()
         await go.wait()
         await stream.send_all(OK)
-        await rest(stream, within=30)
+        await rest(stream)
 
     port = await origin(nursery, slow)
     async with serving(tmp_path, config(port)) as plane, client(plane) as stream:
@@ -171,7 +174,7 @@ async def test_an_exchange_outlives_the_removal_of_its_endpoint(tmp_path: Path, 
         asked.set()
         await go.wait()
         await stream.send_all(OK)
-        await rest(stream, within=30)
+        await rest(stream)
 
     port, other = await origin(nursery, slow), await origin(nursery, always_ok)
     async with serving(tmp_path, config(port, gateway='drain = "50ms"')) as plane, client(plane) as stream:

@@ -171,7 +171,7 @@ async def test_an_exchange_that_runs_out_of_time_tells_the_attempt_and_blames_th
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     async def never(stream: trio.SocketStream) -> None:
-        await rest(stream, within=30)
+        await rest(stream)
 
     port = await origin(nursery, never)
     async with serving(tmp_path, config(port, route='timeout = "100ms"')) as plane, client(plane) as stream:

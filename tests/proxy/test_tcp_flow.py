@@ -54,7 +54,7 @@ class FakeUpstream:
 
     def pick(self, key: int, skip: Container[str], now: float) -> FakeEndpoint | None:
         """The first that may be had."""
-        assert 0 <= trio.current_time() - now < 1
+        assert 0 <= trio.current_time() - now < 20
         self.keys.append(key)
         return next((endpoint for endpoint in self.endpoints if endpoint.name not in skip), None)
 
@@ -73,7 +73,7 @@ class FakeUpstream:
 
     def connect_failed(self, endpoint: FakeEndpoint, cause: UpstreamError, now: float) -> None:
         """Noted."""
-        assert 0 <= trio.current_time() - now < 1
+        assert 0 <= trio.current_time() - now < 20
         endpoint.diary.append(str(cause.reason))
 
     def moved(self, endpoint: FakeEndpoint, to_endpoint: int, from_endpoint: int) -> None:
@@ -83,7 +83,7 @@ class FakeUpstream:
 
     def flow_ended(self, endpoint: FakeEndpoint, outcome: RelayOutcome, now: float) -> None:
         """Kept."""
-        assert 0 <= trio.current_time() - now < 1
+        assert 0 <= trio.current_time() - now < 20
         endpoint.outcome = outcome
 
 

@@ -128,13 +128,13 @@ async def test_a_tunnel_whose_endpoint_is_removed_is_cut_at_the_end_of_the_drain
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     port, other = await origin(nursery, echo), await origin(nursery, echo)
-    async with serving(tmp_path, config(port, gateway='drain = "200ms"')) as plane, client(plane) as stream:
+    async with serving(tmp_path, config(port, gateway='drain = "1s"')) as plane, client(plane) as stream:
         await stream.send_all(UPGRADE)
         await head(stream)
-        plane.apply(config(other, gateway='drain = "200ms"'))
+        plane.apply(config(other, gateway='drain = "1s"'))
         await stream.send_all(b"yet")
         assert await until(stream, b"yet") == b"yet"
-        await rest(stream, within=2)
+        await rest(stream)
         record = await plane.record()
         await settled(plane)
         plane.plane.sweep(trio.current_time())
@@ -169,14 +169,14 @@ async def test_an_upgrade_that_ends_after_its_endpoint_was_removed_is_drained_to
         await rest(stream)
 
     port, other = await origin(nursery, late), await origin(nursery, echo)
-    drain = 'drain = "100ms"'
+    drain = 'drain = "500ms"'
     async with serving(tmp_path, config(port, gateway=drain)) as plane, client(plane) as stream:
         await stream.send_all(UPGRADE)
         await asked.wait()
         plane.apply(config(other, gateway=drain))
         go.set()
         assert (await head(stream)).startswith(b"HTTP/1.1 101 ")
-        await rest(stream, within=2)
+        await rest(stream)
         assert (await plane.record()).reason == "drained"
 
 
@@ -198,10 +198,10 @@ async def test_a_drain_spreads_the_ends_of_tunnels(tmp_path: Path, nursery: trio
         async with trio.open_nursery() as clients:
             for _ in range(4):
                 await clients.start(one)
-            plane.servers["web"].retire(0.4)
+            plane.servers["web"].retire(1.6)
             started.set()
         await settled(plane)
     ends.sort()
-    assert ends[0] < 0.25
-    assert ends[3] > 0.3
-    assert ends[3] - ends[0] > 0.15
+    assert ends[0] < 1.0
+    assert ends[3] > 1.2
+    assert ends[3] - ends[0] > 0.6
