@@ -147,6 +147,8 @@ class Gateway:
     """READY waits for the first round of health checks, but no longer than this (seconds)."""
     worker_silence: Seconds = attrs.field(default=Seconds(15.0), validator=span(1, 3600))
     """A worker whose loop has not turned for this long (seconds) is taken as hung and is replaced."""
+    lane: bool = True
+    """Move plain exchanges in the fast lane. False: every exchange takes the readable path, to compare or in doubt."""
 
     @workers.validator
     def _check_workers(self, _: attrs.Attribute[Any], value: int | str) -> None:
