@@ -209,7 +209,7 @@ async def test_a_slow_loris_with_two_thousand_sockets_harms_nobody_else(
 
 def _is_closed(sock: socket.socket) -> bool:
     """Whether the gateway has ended the connection (after its 408)."""
-    sock.settimeout(2)
+    sock.settimeout(20)
     try:
         while sock.recv(65536):
             pass
@@ -235,9 +235,13 @@ async def test_over_two_workers_the_shares_are_within_two_per_cent_of_the_weight
             'endpoints = ["127.0.0.1:1"]', f'balance = "weighted_round_robin"\nendpoints = [{endpoints}]'
         )
         async with running(tmp_path / "gate", text) as gateway:
-            await trio.run_process(["wrk", "-t1", "-c16", "-d4", f"http://127.0.0.1:{port}/"], capture_stdout=True)
+            by_worker = [0]
+            for _ in range(10):  # a worker that is quicker to wake may take all connections of a round
+                await trio.run_process(["wrk", "-t1", "-c16", "-d4", f"http://127.0.0.1:{port}/"], capture_stdout=True)
+                by_worker = [one["exchanges"] for one in (await gateway.api("GET", "/api/v1/status"))["workers"]]
+                if min(by_worker) > 0:
+                    break
             endpoints_now = await gateway.endpoints("api")
-            by_worker = [one["exchanges"] for one in (await gateway.api("GET", "/api/v1/status"))["workers"]]
     finally:
         for origin in origins:
             origin.kill()

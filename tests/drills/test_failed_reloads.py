@@ -100,7 +100,7 @@ SPOILED = [
     Spoiled(
         "a duration without a unit", replaced('interval = "500ms"', "interval = 5"), "upstreams.api.health.interval"
     ),
-    Spoiled("a zero timeout", replaced('timeout = "300ms"', 'timeout = "0s"'), "upstreams.api.health.timeout"),
+    Spoiled("a zero timeout", replaced('timeout = "2s"', 'timeout = "0s"'), "upstreams.api.health.timeout"),
     Spoiled(
         "two kinds of probe", replaced('http = "/healthz"', 'http = "/healthz"\ntcp = true'), "upstreams.api.health"
     ),
@@ -167,7 +167,7 @@ endpoints = ["127.0.0.1:{origin}"]
 [upstreams.api.health]
 http = "/healthz"
 interval = "500ms"
-timeout = "300ms"
+timeout = "2s"
 """
     )
 

@@ -31,7 +31,7 @@ endpoints = [{endpoints}]
 [upstreams.api.health]
 http = "/healthz"
 interval = "500ms"
-timeout = "300ms"
+timeout = "2s"
 fall = 3
 rise = 2
 """
@@ -58,7 +58,7 @@ async def test_an_origin_that_is_killed_fails_no_request_and_comes_back(
                 async def is_out() -> bool:
                     return (await gateway.endpoints("api"))[address]["state"] in ("down", "ejected")
 
-                await eventually(is_out, within=3, what="the killed origin taken out")
+                await eventually(is_out, what="the killed origin taken out")
                 out_after = trio.current_time() - killed
                 await trio.sleep(1)
                 victim.start()
@@ -67,10 +67,10 @@ async def test_an_origin_that_is_killed_fails_no_request_and_comes_back(
                 async def is_back() -> bool:
                     return bool((await gateway.endpoints("api"))[address]["state"] == "healthy")
 
-                await eventually(is_back, within=15, what="the origin restored")
+                await eventually(is_back, what="the origin restored")
                 back_after = trio.current_time() - returned
                 before = load.bodies[f"origin {victim.port}"]
-                await trio.sleep(1)
+                await eventually(lambda: load.bodies[f"origin {victim.port}"] > before, what="its share of the load")
             kinds = [(event["kind"], event["facts"].get("endpoint")) for event in await gateway.events()]
     finally:
         for origin in origins:
@@ -78,8 +78,7 @@ async def test_an_origin_that_is_killed_fails_no_request_and_comes_back(
     print(f"{load.total} requests; out after {out_after:.2f} s, back after {back_after:.2f} s; {load.failures[:3]}")
     assert load.failures == []
     assert set(load.statuses) == {200}
-    assert out_after < 3 * 0.5 + 0.3  # one fall window: fall x interval, and a timeout
-    assert load.bodies[f"origin {victim.port}"] > before
+    assert out_after < 3 * 0.5 + 1.5  # one fall window, fall x interval, and what a busy machine adds
     assert {kind for kind, endpoint in kinds if endpoint == address} & {"endpoint_down", "endpoint_ejected"}
     assert ("endpoint_up", address) in kinds or ("endpoint_restored", address) in kinds
 
@@ -94,20 +93,21 @@ async def test_with_all_origins_down_it_says_why_and_serves_within_a_probe_of_th
     try:
         for origin in origins:
             origin.start()
-        async with running(tmp_path / "gate", config(tmp_path / "gate", port, ports)) as gateway:
+        text = config(tmp_path / "gate", port, ports).replace('interval = "500ms"', 'interval = "2s"')
+        async with running(tmp_path / "gate", text) as gateway:
             for origin in origins:
                 origin.kill()
 
             async def all_out() -> bool:
                 return all(one["state"] in ("down", "ejected") for one in (await gateway.endpoints("api")).values())
 
-            await eventually(all_out, within=5, what="both origins taken out")
+            await eventually(all_out, what="both origins taken out")
             with Load(port, threads=2) as load:
-                await trio.sleep(0.5)
+                await eventually(lambda: load.total, what="an answer")
                 assert set(load.statuses) == {503}
                 origins[0].start()
                 returned = trio.current_time()
-                await eventually(lambda: load.statuses[200] > 0, within=5, what="service after the first return")
+                await eventually(lambda: load.statuses[200] > 0, what="service after the first return")
                 served_after = trio.current_time() - returned
             line = await gateway.access_line(lambda line: line["status"] == 503)
             kinds = [event["kind"] for event in await gateway.events() if event["kind"].startswith("upstream_")]
@@ -119,7 +119,7 @@ async def test_with_all_origins_down_it_says_why_and_serves_within_a_probe_of_th
     assert line["reason"] == "no_endpoint"
     assert f"127.0.0.1:{ports[0]}" in line["detail"]
     assert line["answered_by"] == "gateway"
-    assert served_after < 0.5 + 0.2  # one probe interval, and what a busy machine adds
+    assert served_after < 2 + 1.5  # one probe interval, and what a busy machine adds
     assert load.failures == []
 
 
@@ -146,7 +146,7 @@ async def test_a_worker_that_is_killed_costs_its_own_connections_only(
                     seen.append((await gateway.api("GET", "/api/v1/status"))["totals"]["exchanges"])
                     os.kill(workers[1], signal.SIGKILL)
 
-                    await eventually(partial(is_replaced, gateway, workers[1]), within=5, what="another worker")
+                    await eventually(partial(is_replaced, gateway, workers[1]), what="another worker")
                 await trio.sleep(1)
                 seen.append((await gateway.api("GET", "/api/v1/status"))["totals"]["exchanges"])
             status = await gateway.api("GET", "/api/v1/status")
@@ -156,7 +156,7 @@ async def test_a_worker_that_is_killed_costs_its_own_connections_only(
                 endpoint = (await gateway.endpoints("api"))[f"127.0.0.1:{origin.port}"]
                 return bool(endpoint["active"] == 0)
 
-            await eventually(at_rest, within=2, what="nothing in flight")
+            await eventually(at_rest, what="nothing in flight")
     finally:
         origin.kill()
     print(f"{load.total} requests, {load.lost} lost, {load.refused} refused, totals {seen}")
@@ -173,7 +173,7 @@ async def test_a_worker_that_hangs_is_noticed_and_replaced_while_the_other_serve
     tmp_path: Path, free_port: Callable[[], int], eventually: Eventually
 ) -> None:
     origin, port = make_nginx(tmp_path / "nginx", free_port()), free_port()
-    text = config(tmp_path / "gate", port, [origin.port]).replace("workers = 2", 'workers = 2\nworker_silence = "1s"')
+    text = config(tmp_path / "gate", port, [origin.port]).replace("workers = 2", 'workers = 2\nworker_silence = "3s"')
     try:
         origin.start()
         async with running(tmp_path / "gate", text) as gateway:
@@ -181,7 +181,7 @@ async def test_a_worker_that_hangs_is_noticed_and_replaced_while_the_other_serve
             os.kill(hung, signal.SIGSTOP)  # its loop no longer turns, and no signal but SIGKILL reaches it
             with Load(port, threads=4) as load:
                 began = trio.current_time()
-                await eventually(partial(is_replaced, gateway, hung), within=10, what="another worker")
+                await eventually(partial(is_replaced, gateway, hung), what="another worker")
                 replaced_after = trio.current_time() - began
             told = await gateway.events("worker_hung")
     finally:

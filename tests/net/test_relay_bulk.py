@@ -13,7 +13,7 @@ from contextlib import suppress
 import attrs
 import pytest
 import trio
-from trio.testing import assert_checkpoints
+from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tcpgate.errors import Reason, Side
 from tcpgate.net.pipes import Pipe, PipePool
@@ -262,7 +262,11 @@ async def test_a_bulky_flow_that_ends_with_bytes_in_its_pipe_leaves_no_descripto
         rig.nursery.start_soon(flood)
         while pipes.made == 0:  # the client reads until the flow is bulky, then no more
             await rig.client.exactly(100_000)
-        await trio.sleep(0.05)
+        moved = -1
+        while moved < rig.flow.bytes_out:  # until the client's side is full
+            moved = rig.flow.bytes_out
+            await trio.sleep(0.05)
+            await wait_all_tasks_blocked(0.01)
         assert (pipes.made, pipes.free) == (1, 0)
         ENDS[end](rig)
         await rig.over.wait()

@@ -394,8 +394,10 @@ async def test_switched_off_before_a_stuck_reader_the_lines_that_waited_are_coun
     await eventually(lambda: bench.lost > 0)
     await eventually(lambda: len(bench.read()) + bench.lost == 1000)
     bench.access("stdout", buffer=Bytes(100_000))
-    bench.sink.append(line(1, 90_000))  # all of the buffer is free again
-    await eventually(lambda: bench.read()[-1] == line(1, 90_000))
+    lines = [line(n, 200) for n in range(400)]  # some 90,000 bytes: all of the buffer is free again
+    for one in lines:
+        bench.sink.append(one)
+    await eventually(lambda: bench.read()[-400:] == lines)
 
 
 async def test_events_go_to_stdout_when_access_lines_are_off(tmp_path: Path) -> None:

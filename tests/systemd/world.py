@@ -79,7 +79,7 @@ class World:
         """All that the gateway has logged."""
         return self.run("journalctl", "--no-pager", "--output=cat", "--unit=tcpgate.service", check=False)
 
-    def wait(self, probe: Callable[[], object], what: str, within: float = 20.0) -> None:
+    def wait(self, probe: Callable[[], object], what: str, within: float = 60.0) -> None:
         """Until `probe()` is true; fails the test, with the gateway's log, if it never is."""
         deadline = time.monotonic() + within
         while not probe():
@@ -106,7 +106,7 @@ def boot(folder: Path) -> World:
             [*OWN_NAMESPACES, Path(__file__).with_name("boot.sh"), folder], stdout=out, stderr=out
         )
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if found := children.read_text().split():
             world = World(folder, process, int(found[0]))
