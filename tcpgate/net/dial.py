@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Sequence
+from socket import AF_UNIX, SocketType
 
 import trio
 from trio.lowlevel import wait_writable
@@ -56,10 +58,17 @@ async def dial(address: EndpointAddress | str, *, deadline: float, resolver: Res
             return await _dial_one(target, _share(deadline, len(targets) - index))
         except UpstreamError as exc:
             failures.append(exc)
+    raise all_failed(failures)
+
+
+def all_failed(failures: Sequence[UpstreamError]) -> UpstreamError:
+    """What the failures of all addresses, at least one, come to: the last one's reason, with everybody's words."""
     last = failures[-1]
     if len(failures) == 1:
-        raise last
-    raise UpstreamError(last.reason, "; ".join(failure.detail for failure in failures), retry=last.retry) from last
+        return last
+    whole = UpstreamError(last.reason, "; ".join(failure.detail for failure in failures), retry=last.retry)
+    whole.__cause__ = last
+    return whole
 
 
 def _share(deadline: float, addresses: int) -> float:
@@ -98,10 +107,17 @@ async def _connect(sock: socket.socket, target: Target) -> None:
         failure = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if failure:
         raise OSError(failure, errno.errorcode.get(failure, "error"))
-    # A connect to a local port that nobody has can be given that very port as its own, and then TCP connects the socket
-    # to itself: the endpoint would look alive and answer each request with the request.
-    if sock.getsockname()[:2] == target.sockaddr[:2]:
+    if is_itself(sock, target):
         raise OSError(errno.ECONNREFUSED, "connected to itself")
+
+
+def is_itself(sock: SocketType, target: Target) -> bool:
+    """Whether a socket that is connected to `target` is its own peer.
+
+    A connect to a local port that nobody has can be given that very port as its own, and then TCP connects the socket
+    to itself: the endpoint would look alive and answer each request with the request.
+    """
+    return target.family != AF_UNIX and sock.getsockname()[:2] == target.sockaddr[:2]
 
 
 async def _connect_unix(sock: socket.socket, target: Target) -> None:

@@ -52,11 +52,11 @@ class Rider(Protocol):
         ...
 
 
-class Timed(Protocol):
+class Timed(Rider, Protocol):
     """A rider with a time limit."""
 
     def sweep(self, now: float) -> None:
-        """Look whether a limit has passed. Called about every `SWEEP_EVERY` seconds; must not raise."""
+        """Look whether a limit has passed. Called about every `SWEEP_EVERY` seconds; must not block."""
         ...
 
 
@@ -131,13 +131,12 @@ class Lane:
                 try:
                     callback(ready)
                 except Exception as exc:  # a bug must cost one rider, not the lane
-                    self._fault(callback, exc)
+                    self._fault(callback.__self__, exc)  # type: ignore[attr-defined]  # a bound method of a rider
         return bool(events)
 
-    def _fault(self, callback: Callback, exc: Exception) -> None:
+    def _fault(self, rider: Rider, exc: Exception) -> None:
         self.faults += 1
-        log.error("a callback failed: rider=%r", callback, exc_info=exc)
-        rider: Rider = callback.__self__  # type: ignore[attr-defined]  # callbacks are bound methods of riders
+        log.error("a callback failed: rider=%r", rider, exc_info=exc)
         rider.on_fault(exc)
 
     async def sweep_forever(self) -> NoReturn:
@@ -153,5 +152,8 @@ class Lane:
             now = self.clock()
             for rider in riders[start : start + SWEEP_SLICE]:
                 if rider in self.timed:  # one that was looked at before may have ended this one
-                    rider.sweep(now)
+                    try:
+                        rider.sweep(now)
+                    except Exception as exc:  # as in `turn`
+                        self._fault(rider, exc)
             await checkpoint()

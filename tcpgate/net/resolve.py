@@ -93,6 +93,19 @@ class Resolver:
             raise UpstreamError(Reason.DNS_FAILED, f"{address.host}: {name.failure}", retry=Retry.IF_UNSENT)
         return tuple(with_port(target.family, target.sockaddr, address.port) for target in name.good)
 
+    def known(self, address: EndpointAddress) -> tuple[Target, ...] | None:
+        """As `resolve`, if that takes no waiting; None if it does, or fails. Never raises."""
+        if not isinstance(address, HostPort) or address.numeric:
+            try:
+                return (target_of(address),)
+            except ValueError:  # a zone that this host does not have (now)
+                return None
+        name = self._names.get(address.host)
+        if name is None or not name.good or trio.current_time() >= name.fresh_until:
+            return None
+        self._entry(address.host)
+        return tuple(with_port(target.family, target.sockaddr, address.port) for target in name.good)
+
     def _entry(self, host: str) -> _Name:
         """What is known of `host`, the least recently used name making room for a new one."""
         name = self._names.pop(host, None) or _Name(host)

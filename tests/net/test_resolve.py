@@ -232,3 +232,22 @@ def test_an_answer_that_comes_after_the_run_is_dropped() -> None:
     name = _Name("db.test")
     Resolver()._hand_over(trio.run(run), name, outcome.Value([ONE]))
     assert name.good == ()
+
+
+async def test_what_is_known_is_told_without_waiting_and_what_is_not_is_left_to_wait_for(
+    mock_clock: MockClock,
+) -> None:
+    server = NameServer()
+    resolver = Resolver(server)
+    assert addresses(resolver.known(HostPort("10.0.0.9", 80)) or ()) == ["10.0.0.9:80"]
+    assert addresses(resolver.known(UnixPath("/a")) or ()) == ["unix:/a"]
+    assert resolver.known(HostPort("fe80::1%nope0", 80)) is None
+    assert resolver.known(HOST) is None
+    assert not server.asked
+    await resolver.resolve(HOST)
+    assert addresses(resolver.known(HOST) or ()) == ["10.0.0.1:5432"]
+    mock_clock.jump(KEEP)
+    assert resolver.known(HOST) is None, "it is stale: who asks starts a look-up"
+    server.answer = []
+    await resolver.resolve(HOST)
+    assert resolver.known(HostPort("gone.test", 1, numeric=False)) is None

@@ -1,0 +1,55 @@
+"""What a listener and a connection ask of one another, wherever the connection lives: in a task or in the lane.
+
+Source: the architecture's "a task that owns, a lane that moves". Owner: `serve.ListenerServer` is the one `Host`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from tcpgate.proxy.plane import Plane
+from tcpgate.state.snapshot import ListenerPlan
+
+
+class Connection(Protocol):
+    """What a listener asks of an open connection. All of it may be called after its end, and then does nothing."""
+
+    def leave(self) -> None:
+        """End as soon as nothing is under way."""
+        ...
+
+    def cut_by(self, deadline: float) -> None:
+        """Be over by `deadline` (the worker's clock), whatever is under way; infinity takes it back."""
+        ...
+
+    def stop(self) -> None:
+        """Be over now, before this returns, with the record written: the worker is being cancelled."""
+        ...
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it may last as long as its ends like (a tunnel, a tcp flow), so a drain has to spread the cuts."""
+        ...
+
+
+class Host(Protocol):
+    """What a connection in the lane asks of the listener that it came in by."""
+
+    @property
+    def plane(self) -> Plane:
+        """The worker's data plane."""
+        ...
+
+    @property
+    def plan(self) -> ListenerPlan:
+        """The listener's newest plan. A connection keeps the one that it began with."""
+        ...
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` as a task in the nursery of open connections."""
+        ...
+
+    def ended(self, connection: Connection) -> None:
+        """The connection is gone. Called exactly once by each."""
+        ...
