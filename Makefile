@@ -108,5 +108,5 @@ uninstall: ## Off this host again; config and state stay
 	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" systemd/host uninstall
 
 clean: ## Remove the virtual environment and every cache
-	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
+	@rm -rf $(VENV) .bench build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*
 	@find tcpgate tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -39,9 +39,11 @@ from tests.bench.origin import LONG_BYTES, SMALL, write_origin
 from tests.bench.peers import ROOT, Peer, rivals, tcpgate
 from tests.bench.processes import Service, start, stopping
 from tests.bench.report import SUBJECT, Judged, aligned, as_json, details, judge, markdown, medians, short, table
-from tests.bench.rows import ROWS, SENDER_LIMIT, Row, Running, Settings, wrk
+from tests.bench.rows import PACED_LIMIT, ROWS, Row, Running, Settings, wrk
 
 READY_WITHIN = 20.0
+FOREIGN = 0.1
+"""Share of other work on the proxy's core from which on the report tells of it."""
 
 
 @attrs.frozen
@@ -147,12 +149,12 @@ class Bench:
         return True
 
     def half_of_capacity(self, running: Sequence[Running]) -> float:
-        """The paced rows' rate, the same for all: half of what the subject carries, or of what the sender can send."""
+        """The paced rows' rate, the same for all: half of what the subject carries, or of what the load can be."""
         one = next((one for one in running if one.peer.name == SUBJECT), running[0])
         wrk(one.job.ports.http, SMALL, 0.5, "fixed")
         rate = wrk(one.job.ports.http, SMALL, 1.0, "fixed")["rps"] / 2
         say(f"half of what {one.peer.name} carries: {rate:.0f} requests per second")
-        return min(rate, SENDER_LIMIT)
+        return min(rate, PACED_LIMIT)
 
     def measure_once(self, one: Running, row: Row, *, warm_up: bool = False) -> None:
         """One round of one proxy; what breaks it is a problem that is told, and no figure."""
@@ -166,15 +168,40 @@ class Bench:
             self.problem(f"{row.name}: {name}: {exc}")
             return
         finally:
-            for log in one.job.folder.glob("*.log"):
-                os.truncate(log, 0)
-            os.truncate(one.job.folder / f"{one.service.name}.out", 0)
+            logged = self.empty_logs(one)
+        if not logged and not row.l4 and figures.get("requests", 0) > 5000:  # a flow is logged at its end
+            self.problem(f"{row.name}: {name} wrote no access log: its figure is not comparable")
         if not warm_up:
             self.rounds.setdefault(row.name, {}).setdefault(name, []).append(figures)
             main = row.lines[0]
-            value = figures.get(main.figure, figures.get("busiest_us", 0.0))
+            shown = (
+                f"{short(figures[main.figure])} {main.unit}"
+                if main.figure in figures
+                else f"{short(figures['busiest_us'])} us CPU of the busiest worker"
+            )
             failed = f", {figures['failed']:.0f} FAILED" if figures.get("failed") else ""
-            say(f"  {name:<12} {short(value)} {main.unit}{failed}")
+            say(f"  {name:<12} {shown}{failed}")
+
+    def empty_logs(self, one: Running) -> int:
+        """Make room on the disk; how many bytes its logs had."""
+        logged = 0
+        for log in (*one.job.folder.glob("*.log"), one.job.folder / f"{one.service.name}.out"):
+            logged += log.stat().st_size
+            os.truncate(log, 0)
+        return logged
+
+    def busy_elsewhere(self) -> str:
+        """A sentence on other work on the proxy's core, if it was more than the figures can bear."""
+        shares = [
+            one["foreign"] for row in self.rounds.values() for peer in row.values() for one in peer if "foreign" in one
+        ]
+        rough = [share for share in shares if share > FOREIGN]
+        if not rough:
+            return ""
+        return (
+            f"in {len(rough)} of {len(shares)} measurements other work had the proxy's core for more than "
+            f"{FOREIGN:.0%} of the time (at most {max(rough):.0%}): caches were shared, figures are rough"
+        )
 
     def problem(self, text: str) -> None:
         """Something that the report must tell."""
@@ -315,7 +342,7 @@ def report(bench: Bench, seconds: float) -> None:
         print(markdown(cells) if options.markdown else aligned(cells))
         if not options.markdown:
             print("\n" + aligned(details(found)))
-    for text in bench.problems:
+    for text in (*bench.problems, *filter(None, [bench.busy_elsewhere()])):
         print(f"note: {text}")
     host = host_facts(bench)
     print(

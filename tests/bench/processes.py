@@ -30,6 +30,8 @@ class Service:
     name: str
     folder: Path
     process: subprocess.Popen[bytes]
+    cores: tuple[int, ...]
+    """Where it may run."""
 
     def pids(self) -> list[int]:
         """Every process of its session that lives."""
@@ -111,6 +113,13 @@ def session(leader: int) -> list[int]:
     return found
 
 
+def core_busy_s(core: int) -> float:
+    """Seconds that a core was not idle, whoever it was: in hundredths, the kernel's ticks."""
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    ticks = [int(word) for word in line.split()[1:9]]
+    return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def _kb(path: Path, field: str) -> int:
     with contextlib.suppress(OSError):
         match = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
@@ -140,7 +149,7 @@ def start(
             cwd=cwd or folder,
             start_new_session=True,
         )
-    return Service(name, folder, process)
+    return Service(name, folder, process, tuple(cores))
 
 
 @contextlib.contextmanager
@@ -151,10 +160,11 @@ def stopping() -> Iterator[list[Service]]:
         yield services
     finally:
         # A second Ctrl-C must not leave half of them behind.
-        was = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        was = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         for service in services:
             with contextlib.suppress(ProcessLookupError):
                 service.process.terminate()
         for service in services:
             service.stop()
-        signal.signal(signal.SIGINT, was)
+        for number, handler in was.items():
+            signal.signal(number, handler)

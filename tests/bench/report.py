@@ -118,7 +118,7 @@ def cell(judged: Judged, peer: str) -> str:
 
 def short(value: float) -> str:
     """Three digits that count, or the whole number."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.0f}" if value == 0 or value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def table(lines: Sequence[Judged], peers: Sequence[str]) -> list[list[str]]:

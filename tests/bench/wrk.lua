@@ -1,6 +1,7 @@
 -- What wrk sends, by the first argument after `--`, and what it says at the end: one line of JSON behind "BENCH ".
 -- fixed: one GET head, from the command line.  headers: eleven fields as a browser and its proxies send them, with
--- an id, a path and a query that never come twice.  post: 1 KiB of JSON.
+-- an id, a path and a query that never come twice.  post: 1 KiB of JSON.  paced MS: the fixed head, each connection
+-- at rest before each request for a random time of MS milliseconds on average.
 
 local count = 0
 
@@ -29,6 +30,11 @@ function init(args)
     local body = start .. string.rep("x", 1024 - #start - #stop) .. stop
     wrk.method, wrk.body = "POST", body
     wrk.headers["Content-Type"] = "application/json"
+  elseif args[1] == "paced" then
+    local longest = 2 * tonumber(args[2])
+    delay = function()
+      return math.floor(math.random() * longest + 0.5)
+    end
   end
 end
 
