@@ -37,8 +37,10 @@ _HOP_BY_HOP = frozenset(
         b"content-length",
     }
 )
-_NOT_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"proxy-authorization", b"proxy-authenticate", b"proxy"}
-_NOT_DOWNSTREAM = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization"}
+NOT_UPSTREAM = _HOP_BY_HOP | {b"host", b"expect", b"proxy-authorization", b"proxy-authenticate", b"proxy"}
+"""Names (lower-case) that no request takes along; `forwarded.believes_proxy` knows more of them."""
+NOT_DOWNSTREAM = _HOP_BY_HOP | {b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization"}
+"""Names (lower-case) that no response takes along, but for what 407 and 426 need."""
 _NOT_NAMED_AWAY = frozenset({b"authorization", b"www-authenticate", b"authentication-info", b"allow", b"cache-control"})
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -52,7 +54,7 @@ def upstream_fields(
     `forwarding`: from `forwarding_fields`. `trusted`: the peer may speak for others. `fallback_host`: for a 1.0 request
     that names no host.
     """
-    dropped = _NOT_UPSTREAM | _named_away(head.fields)
+    dropped = NOT_UPSTREAM | _named_away(head.fields)
     if head.framing.kind is not Kind.CHUNKED:
         dropped |= {b"trailer"}
     if head.max_forwards is not None:
@@ -89,7 +91,7 @@ def _rebuilt(head: RequestHead) -> list[Pair]:
 
 def downstream_fields(head: ResponseHead, *, date: bytes, via: bytes = b"") -> Fields:
     """The fields that go to the client, framing fields left to the codec. `via`: our pseudonym, b"" to stay unnamed."""
-    dropped = _NOT_DOWNSTREAM | _named_away(head.fields)
+    dropped = NOT_DOWNSTREAM | _named_away(head.fields)
     if head.framing.kind is not Kind.CHUNKED:
         dropped |= {b"trailer"}
     if head.status == 407:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Final, Literal
 
 import attrs
 
@@ -22,8 +22,10 @@ from tcpgate.codec.blame import CLIENT
 MAX_HOST = 255
 _NAME = re.compile(rb"([0-9A-Za-z._~-]++)(?::([0-9]*+))?")
 _LITERAL = re.compile(rb"\[([0-9A-Fa-f:.]++)\](?::([0-9]*+))?")
-_PATH = re.compile(rb"/(?:[0-9A-Za-z\-._~!$&'()*+,;=:@/\[\]|^{}]++|%(?!00)[0-9A-Fa-f]{2})*")
-_QUERY = re.compile(rb"[\x21\x22\x24-\x7e]*+")
+PATH: Final = rb"/(?:[0-9A-Za-z\-._~!$&'()*+,;=:@/\[\]|^{}]++|%(?!00)[0-9A-Fa-f]{2})*"
+QUERY: Final = rb"[\x21\x22\x24-\x7e]*+"
+_PATH = re.compile(PATH)
+_QUERY = re.compile(QUERY)
 _ABSOLUTE = re.compile(rb"([A-Za-z][0-9A-Za-z+.-]*+)://([^/?]*+)(.*+)", re.DOTALL)
 _SCHEMES = (b"http", b"https")
 

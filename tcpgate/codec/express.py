@@ -1,0 +1,245 @@
+"""A fast reader of plain heads: the same verdict as the grammar and the hop's rules, or none at all.
+
+Theory of operation. Nearly every line of a head has been seen before. So a head is cut into its lines, and each is
+looked up: a memo has what it comes to on the other side (`codec/lines.py`), and joined, the findings are the fields
+that go on. Heads that come again as a whole are remembered as a whole.
+- Whatever is rare, doubtful or wrong is declined: `read` says None, and the readable path takes the head, refuses
+  it, or takes more trouble over it. Nothing here answers a client, and nothing here repairs.
+- Whatever is taken means exactly what `grammar.parse_request` and `parse_response` find, and its fields are exactly
+  those that `hop.upstream_fields` and `hop.downstream_fields` let through. Tests hold that, with h11 as the oracle.
+
+Plain classes with slots, not attrs: a frozen attrs class takes three times as long to make, and a head gets one.
+
+Source: RFC 9112 through `codec/grammar.py`. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tcpgate.codec.events import RESPONSE_LIMITS, Limits, RequestHead
+from tcpgate.codec.grammar import parse_request
+from tcpgate.codec.lines import (
+    CHUNKED,
+    CLOSE,
+    DATE,
+    HOST,
+    LENGTH,
+    ONCE,
+    VOUCHED,
+    Declined,
+    Lines,
+    Mark,
+    rule_of_request,
+    rule_of_response,
+)
+from tcpgate.codec.memo import NEVER, Memo
+from tcpgate.codec.syntax import OWS, VALUE_CHAR
+from tcpgate.codec.target import PATH, QUERY
+
+MAX_HEADS = 1024
+"""Whole heads kept in one generation: clients that ask the same again and again."""
+MAX_HEADS_WEIGHT = 4 << 20
+"""Their weight (bytes, see `_weight_of_head`): two generations are 8 MiB at most."""
+MAX_HEAD = 4 << 10
+"""Longer heads are not kept whole (bytes): few, and seldom twice the same."""
+MAX_STATUS_LINES = 256
+MAX_STATUS_LINE = 64
+"""Longer ones are judged each time (bytes)."""
+
+_END = b"\r\n\r\n"
+_REQUEST_LINE = re.compile(
+    rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (" + PATH + rb")(?:\?(" + QUERY + rb"))? HTTP/1\.1\r\n"
+)
+_AROUND_TARGET = len(b"GET  HTTP/1.1\r\n")
+"""Bytes of a request line that are not its target, at least."""
+_STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([" + VALUE_CHAR + rb"]*+))?\r\n")
+
+
+# -- requests -------------------------------------------------------------------------------------------------------
+
+
+class ExpressRequest:
+    """A plain request head. Shared by all requests whose head has the same bytes, so nobody changes it."""
+
+    __slots__ = (
+        *("authority", "host", "keep_alive", "length", "lines", "method", "path", "query", "raw", "size", "vouched"),
+        *("_head", "_limits"),
+    )
+
+    def __init__(
+        self,
+        raw: bytes,
+        limits: Limits,
+        method: bytes,
+        path: bytes,
+        query: bytes | None,
+        lines: bytes,
+        host: Mark,
+        length: int | None,
+        signs: int,
+    ) -> None:
+        self.raw = raw
+        """The head as it came."""
+        self.size = len(raw)
+        self.method = method
+        self.path = path
+        """As sent."""
+        self.query = query
+        """After the "?", as sent; None: there is no "?"."""
+        self.host = host.host
+        self.authority = host.authority
+        """Both as in `RequestHead`."""
+        self.length = length
+        """Content-Length; None: there is none, and no body."""
+        self.keep_alive = not signs & CLOSE
+        self.vouched = signs & VOUCHED != 0
+        """It had fields that only a trusted proxy may send; `lines` is without them."""
+        self.lines = lines
+        """The field lines that go upstream between Host and the forwarding fields, for a peer that is not trusted."""
+        self._limits = limits
+        self._head: RequestHead | None = None
+
+    def head(self) -> RequestHead:
+        """The same request as the readable path knows it."""
+        if self._head is None:
+            self._head = parse_request(self.raw, self._limits)
+        return self._head
+
+
+class RequestHeads:
+    """Reads request heads for one set of limits, and remembers what it has read."""
+
+    __slots__ = ("_heads", "_limits", "_line", "_lines", "_longest_line")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._longest_line = limits.target + _AROUND_TARGET
+        self._lines = Lines(rule_of_request)
+        self._line = self._lines.memo.__getitem__
+        self._heads = Memo(self._read, _weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+
+    def read(self, raw: bytes) -> ExpressRequest | None:
+        """The request of a head that ends in an empty line; None: it is not plain, or is wrong."""
+        try:
+            return self._heads[raw]
+        except Declined:
+            return None
+
+    def _read(self, raw: bytes) -> ExpressRequest:
+        limits = self._limits
+        if len(raw) > limits.head or not raw.endswith(_END):
+            raise Declined
+        lines = raw.splitlines(keepends=True)  # at a bare CR or LF too: such a line has no CRLF, and no proof
+        del lines[-1]
+        first = lines.pop(0)
+        match = _REQUEST_LINE.fullmatch(first)
+        if match is None or len(first) > self._longest_line or len(lines) > limits.headers:
+            raise Declined
+        found = list(map(self._line, lines))
+        host, length, signs = None, None, 0
+        for mark in [each for each in found if type(each) is Mark]:
+            sign = mark.sign
+            if signs & sign and sign <= ONCE:
+                raise Declined
+            signs |= sign
+            if sign == HOST:
+                host = mark
+            elif sign == LENGTH:
+                length = mark.number
+        if host is None:
+            raise Declined
+        method, path, query = match.groups()
+        return ExpressRequest(raw, limits, method, path, query, b"".join(found), host, length, signs)
+
+
+def _weight_of_head(raw: bytes, _head: object) -> int:
+    """About what a head holds (bytes): itself, its parts, and all its fields once somebody has asked for them."""
+    return 1024 + 3 * len(raw) + 512 * raw.count(b"\n") if len(raw) <= MAX_HEAD else NEVER
+
+
+# -- responses ------------------------------------------------------------------------------------------------------
+
+
+class ExpressResponse:
+    """A plain response head. Shared like `ExpressRequest`."""
+
+    __slots__ = ("chunked", "has_date", "keep_alive", "length", "lines", "raw", "reason", "size", "status", "version")
+
+    def __init__(self, raw: bytes, status: int, reason: bytes, lines: bytes, length: int | None, signs: int) -> None:
+        self.raw = raw
+        """The head as it came."""
+        self.size = len(raw)
+        self.version = b"1.1"
+        self.status = status
+        """200 to 599."""
+        self.reason = reason
+        self.length = length
+        """Content-Length, whatever the method: to HEAD, and with 304, no body follows. A 204 has none."""
+        self.chunked = signs & CHUNKED != 0
+        """If neither: whether a body follows that ends with the connection, the status and the method say."""
+        self.keep_alive = not signs & CLOSE
+        """The endpoint did not say close."""
+        self.has_date = signs & DATE != 0
+        self.lines = lines
+        """The field lines that go to the client, before those that the gateway adds: Date if there is none, Via."""
+
+
+class ResponseHeads:
+    """Reads response heads, and remembers what it has read."""
+
+    __slots__ = ("_heads", "_limits", "_line", "_lines", "_status")
+
+    def __init__(self, limits: Limits = RESPONSE_LIMITS) -> None:
+        self._limits = limits
+        self._lines = Lines(rule_of_response)
+        self._line = self._lines.memo.__getitem__
+        self._status = Memo(
+            _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
+        )
+        self._heads = Memo(self._read, _weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+
+    def read(self, raw: bytes) -> ExpressResponse | None:
+        """The response of a head that ends in an empty line; None: it is not plain, or is wrong."""
+        try:
+            return self._heads[raw]
+        except Declined:
+            return None
+
+    def _read(self, raw: bytes) -> ExpressResponse:
+        if len(raw) > self._limits.head or not raw.endswith(_END):
+            raise Declined
+        lines = raw.splitlines(keepends=True)
+        del lines[-1]
+        status, reason = self._status[lines.pop(0)]
+        if len(lines) > self._limits.headers:
+            raise Declined
+        found = list(map(self._line, lines))
+        length, signs = None, 0
+        for mark in [each for each in found if type(each) is Mark]:
+            sign = mark.sign
+            if signs & sign and sign <= ONCE:
+                raise Declined
+            signs |= sign
+            if sign == LENGTH:
+                length = mark.number
+        if signs & CHUNKED and (length is not None or status in _WITHOUT_BODY):
+            raise Declined
+        if status == 204:
+            length = None
+        return ExpressResponse(raw, status, reason, b"".join(found), length, signs)
+
+
+_WITHOUT_BODY = (204, 304)
+
+
+def _status_line(line: bytes) -> tuple[int, bytes]:
+    """(status, reason phrase). Raises `Declined`."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        raise Declined
+    return int(match[1]), (match[2] or b"").strip(OWS)
+
+
+def _weight_of_status(line: bytes, _found: object) -> int:
+    return len(line) if len(line) <= MAX_STATUS_LINE else NEVER
