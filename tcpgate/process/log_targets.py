@@ -25,7 +25,9 @@ import select
 import socket
 import stat
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,39 +70,48 @@ class StreamTarget:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
         self._torn = False
 
     def write(self, lines: Sequence[bytes]) -> Written:
         """Pieces of whole lines, as large as go in one unmixed write."""
         deadline = time.monotonic() + PATIENCE
-        limit = _FILE_PIECE if stat.S_ISREG(os.fstat(self._fd).st_mode) else LINE_LIMIT
-        done = 0
+        limit = _FILE_PIECE if self._is_file else LINE_LIMIT
+        ends = list(accumulate(map(len, lines)))
+        done = written = 0
         while done < len(lines):
-            count = _fitting(lines, done, limit)
-            whole, error = self._push(b"".join(lines[done : done + count]), deadline)
+            # As many as fit; a line longer than the limit goes alone.
+            next_ = max(done + 1, bisect_right(ends, written + limit, done))
+            piece = b"".join(lines[done:next_])
+            whole, error = self._push(piece, next_ - done, deadline)
             done += whole
-            if error is not None or whole < count:
+            if error is not None or done < next_:
                 return Written(done, error)
+            written = ends[done - 1]
         return Written(done)
 
-    def _push(self, piece: bytes, deadline: float) -> tuple[int, OSError | None]:
-        """How many lines of `piece` were written whole, and what stopped it if it cannot go on."""
+    def _push(self, piece: bytes, count: int, deadline: float) -> tuple[int, OSError | None]:
+        """How many lines of `piece`, of `count`, were written whole, and what stopped it if it cannot go on."""
         # Whoever reads on after a torn line finds the next one whole, on a line of its own.
         data = b"\n" + piece if self._torn else piece
         sent, error = self._send(data, deadline)
+        if sent == len(data):
+            self._torn = False
+            return count, error
         whole = data[:sent].count(b"\n") - (self._torn and sent > 0)
         if sent:
             self._torn = not data[:sent].endswith(b"\n")
-        if error is None and 0 < sent < len(data):
+        if error is None and sent > 0:
             error = OSError(errno.EIO, "it stopped in the middle of a line")
         return whole, error
 
     def _send(self, data: bytes, deadline: float) -> tuple[int, OSError | None]:
         """How many bytes went before the deadline or an error."""
         sent = 0
-        while sent < len(data) and self._writable(deadline):
+        # A file is always ready, and each call to ask gives the interpreter away, which the loop's thread pays for.
+        while sent < len(data) and (self._is_file or self._writable(deadline)):
             try:
-                sent += os.write(self._fd, memoryview(data)[sent:])
+                sent += os.write(self._fd, memoryview(data)[sent:] if sent else data)
             except BlockingIOError:
                 # Somebody made the pipe non-blocking, and another writer was quicker than this one.
                 time.sleep(_RETRY)
@@ -120,17 +131,6 @@ class StreamTarget:
         os.close(self._fd)
 
 
-def _fitting(lines: Sequence[bytes], start: int, limit: int) -> int:
-    """How many lines from `start` make one piece; a line longer than the limit goes alone."""
-    size = count = 0
-    for line in lines[start:]:
-        size += len(line)
-        if count and size > limit:
-            break
-        count += 1
-    return count
-
-
 class FileTarget(StreamTarget):
     """A file, appended to, that rotation may move away at any time."""
 
@@ -141,6 +141,7 @@ class FileTarget(StreamTarget):
     def reopen(self) -> None:
         """Go on in a new file at the same path; OSError leaves the old one in use."""
         old, self._fd = self._fd, _open_log(self.path)
+        self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
         self._torn = False
         with contextlib.suppress(OSError):  # a late error of the old file's; the kernel closes it all the same
             os.close(old)

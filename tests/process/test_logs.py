@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tcpgate.config import schema
 from tcpgate.errors import ConfigError
@@ -85,6 +87,23 @@ async def bench(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Bench]:
     bench.close()
 
 
+class Slow:
+    """A target whose first write ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+
+    def write(self, lines: Sequence[bytes]) -> Written:
+        self.began.set()
+        self.may_end.wait(10)
+        self.batches.append(len(lines))
+        return Written(len(lines))
+
+    def close(self) -> None:
+        pass
+
+
 def line(n: int, size: int = 100) -> bytes:
     return json.dumps({"n": n, "x": "x" * size}).encode() + b"\n"
 
@@ -111,6 +130,36 @@ async def test_a_full_batch_does_not_wait_for_the_clock(
     for n in range(count):
         bench.sink.append(line(n))
     await eventually(lambda: len(bench.read()) == count, within=30)
+
+
+async def test_lines_that_come_during_a_write_wait_to_be_a_batch_of_their_own(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    monkeypatch.setattr(logs, "BATCH_SECONDS", 60.0)
+    target = Slow()
+    sink = LineSink(lambda lines: None, opener=lambda access: target)
+    sink.configure(schema.Log(access="stdout", buffer=Bytes(40_000)))  # a batch is 10,000
+    nursery.start_soon(sink.write_forever)
+    await trio.testing.wait_all_tasks_blocked()
+    for n in range(1, 15):
+        sink.append(b"x" * 999 + b"\n")
+        if n == 10:
+            await eventually(target.began.is_set)
+    target.may_end.set()
+    await eventually(lambda: target.batches == [10])
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert target.batches == [10]  # four lines are no reason to wake anybody
+    for _ in range(6):
+        sink.append(b"x" * 999 + b"\n")
+    await eventually(lambda: target.batches == [10, 10])
+
+
+async def test_a_line_that_comes_after_a_batch_is_written_though_it_is_alone(
+    bench: Bench, eventually: Eventually
+) -> None:
+    for n in range(3):
+        bench.sink.append(line(n))
+        await eventually(lambda n=n: len(bench.read()) == n + 1)
 
 
 async def test_lines_appended_while_others_are_written_follow_them(bench: Bench, eventually: Eventually) -> None:
@@ -252,7 +301,7 @@ def test_a_write_that_outlives_the_run_disturbs_nobody(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
 
     async def main() -> None:
-        bench.access("stdout")
+        bench.access("stdout", buffer=Bytes(400_000))  # a quarter of it is a batch
         for n in range(1000):
             bench.sink.append(line(n, 200))
         with trio.move_on_after(0.05):
