@@ -160,7 +160,7 @@ class Stage:
         self.turns += 1
         target = b"/next/%d" % self.turns
         ask = b"GET %b HTTP/1.1\r\nHost: next\r\n\r\n" % target
-        if client is not None and not await client.is_over(0.3 if closes else 0):
+        if client is not None and not await client.is_over(PATIENCE if closes else 0):
             if closes:
                 return ["the connection is still open"]
             await client.send(ask, 1 << 20)
