@@ -42,6 +42,7 @@ from tests.bench.report import SUBJECT, Judged, aligned, as_json, details, judge
 from tests.bench.rows import PACED_LIMIT, ROWS, Row, Running, Settings, wrk
 
 READY_WITHIN = 20.0
+TURN_WITHIN = 30.0
 FOREIGN = 0.1
 """Share of other work on the proxy's core from which on the report tells of it."""
 
@@ -160,7 +161,7 @@ class Bench:
         """One round of one proxy; what breaks it is a problem that is told, and no figure."""
         seconds = min(0.3, self.options.seconds) if warm_up else self.options.seconds
         idle = self.options.idle_connections
-        settings = Settings(seconds, 50 if warm_up else idle, self.rate)
+        settings = Settings(seconds, min(10, idle) if warm_up else idle, self.rate)
         name = one.peer.name if row.workers == one.job.workers else f"{one.peer.name}/{one.job.workers}"
         try:
             figures = row.measure(one, settings)
@@ -285,6 +286,24 @@ def split_cores() -> Cores:
     return Cores(cores[-1], tuple(cores[:-1]))
 
 
+def wait_for_turn(problems: list[str]) -> socket.socket:
+    """What tells others that a benchmark runs on this machine: two at once would measure each other."""
+    turn = socket.socket(socket.AF_UNIX)
+    deadline = time.monotonic() + TURN_WITHIN
+    while True:
+        try:
+            turn.bind("\0tcpgate-bench")
+        except OSError:
+            if time.monotonic() > deadline:
+                problems.append("another benchmark ran at the same time: figures are rough")
+                return turn
+            if int(deadline - time.monotonic()) % 10 == 0:
+                say("another benchmark runs on this machine: waiting for its end")
+            time.sleep(1)
+        else:
+            return turn
+
+
 def allow_files(count: int) -> None:
     """Let this process and its children open so many files, or as many as the host allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -300,6 +319,7 @@ def main() -> None:
     if options.quick:
         options.rounds, options.seconds, options.idle_connections = 1, 0.5, 500
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where Debian keeps nginx and HAProxy, and a user's PATH does not look
     problems = [] if options.no_install else install(45.0 if options.quick else 300.0)
     trees = [tcpgate(options.tcpgate_tree.resolve())]
     for name, _, folder in (tree.partition("=") for tree in options.tree):
@@ -314,6 +334,8 @@ def main() -> None:
         print("bench: without wrk and nginx there is no load and no origin:", *problems, sep="\n  ")
         sys.exit(0 if options.quick else 1)
     allow_files(65536)
+    stopped = False
+    turn = wait_for_turn(problems)
     began = time.monotonic()
     cores = split_cores()
     with (
@@ -330,7 +352,11 @@ def main() -> None:
             bench.measure_all(rows)
         except KeyboardInterrupt:
             bench.problem("stopped by hand: what follows is what there was")
+            stopped = True
+    turn.close()
     report(bench, time.monotonic() - began)
+    if stopped:
+        sys.exit(130)
 
 
 def report(bench: Bench, seconds: float) -> None:

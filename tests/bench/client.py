@@ -286,4 +286,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal tells all of its processes; who started this tells of it
+        main()

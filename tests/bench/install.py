@@ -71,4 +71,6 @@ def _run(command: list[str], what: str, patience: float) -> list[str]:
         return [f"{what}: {exc}"]
     if done.returncode == 0:
         return []
-    return [f"{what}: exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}"]
+    lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+    why = next((line for line in reversed(lines) if line.startswith(("ERROR", "E:"))), lines[-1])
+    return [f"{what}: exit code {done.returncode}: {why}"]

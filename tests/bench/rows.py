@@ -47,13 +47,15 @@ class Settings:
     """Of the paced rows, requests per second; None: half of what the subject was seen to carry."""
 
 
-@attrs.frozen
+@attrs.define
 class Running:
     """A proxy under way."""
 
     peer: Peer
     job: Job
     service: Service
+    fresh_kb: int | None = None
+    """What it held before its first idle connections: what it keeps of them is still their cost in the next round."""
 
 
 Measure = Callable[[Running, Settings], dict[str, float]]
@@ -179,7 +181,8 @@ def idle(running: Running, settings: Settings) -> dict[str, float]:
     """Memory per idle keep-alive connection that served one request: what the proxy's processes hold more than before,
     over their number. What the kernel holds for the sockets is not in it."""
     service = running.service
-    before = service.resident_kb()
+    if running.fresh_kb is None:
+        running.fresh_kb = service.resident_kb()
     with accounted(service) as figures:
         holder = client("idle", running.job.ports.http, SMALL, "--count", str(settings.idle_connections))
         with ending(holder):
@@ -189,7 +192,7 @@ def idle(running: Running, settings: Settings) -> dict[str, float]:
             assert holder.stdin is not None
             holder.stdin.close()
             closed = answer(holder)["closed_early"]
-    return {**said, **figures, "kb": (after - before) / said["requests"], "failed": closed}
+    return {**said, **figures, "kb": (after - running.fresh_kb) / said["requests"], "failed": closed}
 
 
 def paced(running: Running, settings: Settings) -> dict[str, float]:
