@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from tcpgate.errors import GateError, Reason, Side
-from tcpgate.state.snapshot import ROUTE_BY_GATEWAY, ROUTE_EXCHANGES, ROUTE_STATUS
+from tcpgate.state.snapshot import ROUTE_BY_GATEWAY, ROUTE_EXCHANGES, ROUTE_STATUS, ROUTE_TOTAL
+from tcpgate.stats import histogram
 
 if TYPE_CHECKING:
     from tcpgate.proxy.exchange import Exchange
@@ -27,13 +28,21 @@ def end(exchange: Exchange) -> None:
     record.auth, record.limit = exchange.view.auth, exchange.view.limit
     _phases(exchange)
     if exchange.plan is not None:
-        page, block = exchange.plane.page, exchange.plan.block
-        page[block + ROUTE_EXCHANGES] += 1
-        if 100 <= record.status < 600:
-            page[block + ROUTE_STATUS + record.status // 100] += 1
-        if record.answered_by is not Side.UPSTREAM:
-            page[block + ROUTE_BY_GATEWAY] += 1
+        began, by_gateway = exchange.connection.exchange_began, record.answered_by is not Side.UPSTREAM
+        page, block, total = exchange.plane.page, exchange.plan.block, trio.current_time() - began
+        count_route(page, block, record.status, total, by_gateway=by_gateway)
     write(exchange.connection, record)
+
+
+def count_route(page: memoryview, block: int, status: int, seconds: float, *, by_gateway: bool) -> None:
+    """Count an exchange of the route at `block`, and its time from the first byte to the last."""
+    page[block + ROUTE_EXCHANGES] += 1
+    if 100 <= status < 600:
+        page[block + ROUTE_STATUS + status // 100] += 1
+    if by_gateway:
+        page[block + ROUTE_BY_GATEWAY] += 1
+    if status != 101:  # a tunnel's hours would say nothing about how soon the route answers
+        histogram.observe(page, block + ROUTE_TOTAL, seconds)
 
 
 def write(connection: HttpConnection, record: AccessRecord) -> None:

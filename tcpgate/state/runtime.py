@@ -24,6 +24,7 @@ from tcpgate.policy.health import EndpointState
 from tcpgate.policy.passive import LiveCounts, Observation
 from tcpgate.policy.spread import Spread
 from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.stats import histogram
 from tcpgate.stats.page import ENDPOINT_FIELDS, SharedPage
 from tcpgate.units import EndpointAddress, parse_endpoint
 
@@ -37,6 +38,7 @@ CONNECTS = ENDPOINT_FIELDS.index("connects")
 REUSED = ENDPOINT_FIELDS.index("reused")
 BYTES_IN = ENDPOINT_FIELDS.index("bytes_in")
 BYTES_OUT = ENDPOINT_FIELDS.index("bytes_out")
+FIRST_BYTE = ENDPOINT_FIELDS.index(histogram.field_names("first_byte")[0])
 
 USABLE = frozenset({EndpointState.HEALTHY, EndpointState.DEGRADED})
 NOT_PROBED = "not yet probed"
@@ -144,9 +146,14 @@ class EndpointRuntime:
         self._send(self.live.connect_failed(cause, now))
 
     def answered_well(self, seconds: float | None, now: float) -> None:
-        """A good answer, `seconds` after the request was sent (None: a flow, which has no answer time)."""
-        self.count(GOOD)
+        """A good answer, `seconds` after the request was sent; a flow's connect counts as one.
+
+        None: a filter's own question, whose time is no client's.
+        """
+        page, block = self.meter.page, self.block
+        page[block + GOOD] += 1
         if seconds is not None:
+            histogram.observe(page, block + FIRST_BYTE, seconds)
             self.latency.observe(seconds, now)
         self._send(self.live.good(now))
 

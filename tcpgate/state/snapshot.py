@@ -14,6 +14,7 @@ from tcpgate.config import schema
 from tcpgate.filters.base import Filter
 from tcpgate.policy.route import RouteTable
 from tcpgate.policy.split import Split
+from tcpgate.stats import histogram
 from tcpgate.stats.page import LISTENER_FIELDS, ROUTE_FIELDS
 
 LISTENER_CONNECTIONS = LISTENER_FIELDS.index("connections")
@@ -28,6 +29,7 @@ ROUTE_EXCHANGES = ROUTE_FIELDS.index("exchanges")
 ROUTE_STATUS = ROUTE_FIELDS.index("status_1xx") - 1
 """Plus the first digit of a status: the slot of its class."""
 ROUTE_BY_GATEWAY = ROUTE_FIELDS.index("by_gateway")
+ROUTE_TOTAL = ROUTE_FIELDS.index(histogram.field_names("total")[0])
 
 
 @attrs.frozen(kw_only=True, eq=False)
