@@ -144,7 +144,9 @@ class Bench:
             deadline = time.monotonic() + READY_WITHIN
             while (said := status_of(port)) != "200":
                 if time.monotonic() > deadline or one.service.process.poll() is not None:
-                    self.problem(f"{row.name}: {one.peer.name} did not come up ({said}): {one.service.said()}")
+                    say(f"{one.peer.name} said: {one.service.said()}")
+                    last = (one.service.said().strip().splitlines() or ["nothing"])[-1][-200:]
+                    self.problem(f"{row.name}: {one.peer.name} did not come up ({said}); its last line: {last}")
                     return False
                 time.sleep(0.02)
         return True
