@@ -16,6 +16,7 @@ Source: RFC 9112 through `codec/grammar.py`. Pure.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from tcpgate.codec.events import RESPONSE_LIMITS, Limits, RequestHead
 from tcpgate.codec.grammar import parse_request
@@ -33,7 +34,7 @@ from tcpgate.codec.lines import (
     rule_of_request,
     rule_of_response,
 )
-from tcpgate.codec.memo import NEVER, Memo
+from tcpgate.codec.memo import NEVER, Memo, Shelf
 from tcpgate.codec.syntax import OWS, VALUE_CHAR
 from tcpgate.codec.target import PATH, QUERY
 
@@ -41,6 +42,8 @@ MAX_HEADS = 1024
 """Whole heads kept in one generation: clients that ask the same again and again."""
 MAX_HEADS_WEIGHT = 4 << 20
 """Their weight (bytes, see `_weight_of_head`): two generations are 8 MiB at most."""
+MAX_FIELDS_WEIGHT = 2 << 20
+"""The same for the field lines of a head, without its request line."""
 MAX_HEAD = 4 << 10
 """Longer heads are not kept whole (bytes): few, and seldom twice the same."""
 MAX_STATUS_LINES = 256
@@ -48,9 +51,9 @@ MAX_STATUS_LINE = 64
 """Longer ones are judged each time (bytes)."""
 
 _END = b"\r\n\r\n"
-_REQUEST_LINE = re.compile(
+_request_line = re.compile(
     rb"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) (" + PATH + rb")(?:\?(" + QUERY + rb"))? HTTP/1\.1\r\n"
-)
+).fullmatch
 _AROUND_TARGET = len(b"GET  HTTP/1.1\r\n")
 """Bytes of a request line that are not its target, at least."""
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([" + VALUE_CHAR + rb"]*+))?\r\n")
@@ -59,8 +62,18 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([" + VALUE_CHAR + rb"
 # -- requests -------------------------------------------------------------------------------------------------------
 
 
+_Fields = tuple[bytes, bytes, int | None, bool, bool, bytes]
+"""What all field lines of a request say together: host, authority, length, keep_alive, vouched, lines."""
+
+
 class ExpressRequest:
-    """A plain request head. Shared by all requests whose head has the same bytes, so nobody changes it."""
+    """A plain request head. All requests whose heads have the same bytes may share it, so nobody changes it.
+
+    host, authority: as in `RequestHead`.
+    length: Content-Length; None: there is none, and no body.
+    vouched: it had fields that only a trusted proxy may send; `lines` is without them.
+    lines: the field lines that go upstream between Host and the forwarding fields, for a peer that is not trusted.
+    """
 
     __slots__ = (
         *("authority", "host", "keep_alive", "length", "lines", "method", "path", "query", "raw", "size", "vouched"),
@@ -68,16 +81,7 @@ class ExpressRequest:
     )
 
     def __init__(
-        self,
-        raw: bytes,
-        limits: Limits,
-        method: bytes,
-        path: bytes,
-        query: bytes | None,
-        lines: bytes,
-        host: Mark,
-        length: int | None,
-        signs: int,
+        self, raw: bytes, limits: Limits, method: bytes, path: bytes, query: bytes | None, fields: _Fields
     ) -> None:
         self.raw = raw
         """The head as it came."""
@@ -87,16 +91,8 @@ class ExpressRequest:
         """As sent."""
         self.query = query
         """After the "?", as sent; None: there is no "?"."""
-        self.host = host.host
-        self.authority = host.authority
-        """Both as in `RequestHead`."""
-        self.length = length
-        """Content-Length; None: there is none, and no body."""
-        self.keep_alive = not signs & CLOSE
-        self.vouched = signs & VOUCHED != 0
-        """It had fields that only a trusted proxy may send; `lines` is without them."""
-        self.lines = lines
-        """The field lines that go upstream between Host and the forwarding fields, for a peer that is not trusted."""
+        # One assignment for six: their own descriptions stand in the class's docstring.
+        self.host, self.authority, self.length, self.keep_alive, self.vouched, self.lines = fields
         self._limits = limits
         self._head: RequestHead | None = None
 
@@ -108,54 +104,76 @@ class ExpressRequest:
 
 
 class RequestHeads:
-    """Reads request heads for one set of limits, and remembers what it has read."""
+    """Reads request heads for one set of limits, and remembers what it has read.
 
-    __slots__ = ("_heads", "_limits", "_line", "_lines", "_longest_line")
+    Three memos, the larger before the smaller: a client that asks the same again is known by its whole head; one that
+    asks for something else, by all its field lines together; one that adds an id, by each line but that one.
+    """
+
+    __slots__ = ("_fields", "_heads", "_known", "_known_fields", "_limits", "_line", "_longest", "_longest_line")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._longest = limits.head
         self._longest_line = limits.target + _AROUND_TARGET
-        self._lines = Lines(rule_of_request)
-        self._line = self._lines.memo.__getitem__
-        self._heads = Memo(self._read, _weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+        self._line = Lines(rule_of_request).memo.__getitem__
+        self._fields = Memo(self._read_fields, _weight_of_fields, entries=MAX_HEADS, weight=MAX_FIELDS_WEIGHT)
+        self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+        # Bound once: looking a method up costs as much as what it does.
+        self._known_fields, self._known = self._fields.get, self._heads.get
 
     def read(self, raw: bytes) -> ExpressRequest | None:
         """The request of a head that ends in an empty line; None: it is not plain, or is wrong."""
+        known = self._known(raw)
+        if known is not None:
+            return known
+        end = raw.find(b"\n") + 1
+        match = _request_line(raw, 0, end)
+        if match is None or end > self._longest_line or len(raw) > self._longest:
+            return None
+        method, path, query = match.groups()
+        rest = raw[end:]
+        fields = self._known_fields(rest)
+        if fields is not None:
+            return self._heads.offer(raw, ExpressRequest(raw, self._limits, method, path, query, fields))
         try:
-            return self._heads[raw]
+            # A head whose fields are new is new itself: the heads are not asked whether they would keep it.
+            return ExpressRequest(raw, self._limits, method, path, query, self._fields[rest])
         except Declined:
             return None
 
-    def _read(self, raw: bytes) -> ExpressRequest:
-        limits = self._limits
-        if len(raw) > limits.head or not raw.endswith(_END):
+    def _read_fields(self, rest: bytes) -> _Fields:
+        """`rest`: a head without its request line."""
+        if not rest.endswith(_END):
             raise Declined
-        lines = raw.splitlines(keepends=True)  # at a bare CR or LF too: such a line has no CRLF, and no proof
+        lines = rest.splitlines(True)  # at a bare CR or LF too: such a line has no CRLF, and no proof
         del lines[-1]
-        first = lines.pop(0)
-        match = _REQUEST_LINE.fullmatch(first)
-        if match is None or len(first) > self._longest_line or len(lines) > limits.headers:
+        if len(lines) > self._limits.headers:
             raise Declined
         found = list(map(self._line, lines))
         host, length, signs = None, None, 0
-        for mark in [each for each in found if type(each) is Mark]:
-            sign = mark.sign
-            if signs & sign and sign <= ONCE:
-                raise Declined
-            signs |= sign
-            if sign == HOST:
-                host = mark
-            elif sign == LENGTH:
-                length = mark.number
+        for mark in found:
+            if type(mark) is Mark:
+                sign = mark.sign
+                if signs & sign and sign <= ONCE:
+                    raise Declined
+                signs |= sign
+                if sign == HOST:
+                    host = mark
+                elif sign == LENGTH:
+                    length = mark.number
         if host is None:
             raise Declined
-        method, path, query = match.groups()
-        return ExpressRequest(raw, limits, method, path, query, b"".join(found), host, length, signs)
+        return host.host, host.authority, length, not signs & CLOSE, signs & VOUCHED != 0, b"".join(found)
 
 
 def _weight_of_head(raw: bytes, _head: object) -> int:
     """About what a head holds (bytes): itself, its parts, and all its fields once somebody has asked for them."""
     return 1024 + 3 * len(raw) + 512 * raw.count(b"\n") if len(raw) <= MAX_HEAD else NEVER
+
+
+def _weight_of_fields(rest: bytes, fields: _Fields) -> int:
+    return 512 + len(rest) + len(fields[-1]) if len(rest) <= MAX_HEAD else NEVER
 
 
 # -- responses ------------------------------------------------------------------------------------------------------
@@ -164,7 +182,10 @@ def _weight_of_head(raw: bytes, _head: object) -> int:
 class ExpressResponse:
     """A plain response head. Shared like `ExpressRequest`."""
 
-    __slots__ = ("chunked", "has_date", "keep_alive", "length", "lines", "raw", "reason", "size", "status", "version")
+    __slots__ = (
+        *("chunked", "has_date", "keep_alive", "length", "lines", "note", "raw", "reason", "size", "status"),
+        "version",
+    )
 
     def __init__(self, raw: bytes, status: int, reason: bytes, lines: bytes, length: int | None, signs: int) -> None:
         self.raw = raw
@@ -183,6 +204,8 @@ class ExpressResponse:
         self.has_date = signs & DATE != 0
         self.lines = lines
         """The field lines that go to the client, before those that the gateway adds: Date if there is none, Via."""
+        self.note: Any = None
+        """The caller's, as in `ExpressRequest`."""
 
 
 class ResponseHeads:
@@ -216,13 +239,14 @@ class ResponseHeads:
             raise Declined
         found = list(map(self._line, lines))
         length, signs = None, 0
-        for mark in [each for each in found if type(each) is Mark]:
-            sign = mark.sign
-            if signs & sign and sign <= ONCE:
-                raise Declined
-            signs |= sign
-            if sign == LENGTH:
-                length = mark.number
+        for mark in found:
+            if type(mark) is Mark:
+                sign = mark.sign
+                if signs & sign and sign <= ONCE:
+                    raise Declined
+                signs |= sign
+                if sign == LENGTH:
+                    length = mark.number
         if signs & CHUNKED and (length is not None or status in _WITHOUT_BODY):
             raise Declined
         if status == 204:

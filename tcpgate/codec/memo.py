@@ -30,27 +30,26 @@ NEVER = 1 << 62
 """The weight of what is not to be kept."""
 
 
-class Memo(dict[bytes, V]):
-    """`find(key)` for keys that come again. What lies in the dict itself is the young generation."""
+class Shelf(dict[bytes, V]):
+    """What its owner finds for keys that come again. `get` looks into the young generation, at the cost of a dict."""
 
-    __slots__ = ("_door", "_entries", "_find", "_left", "_old", "_room", "_weigh")
+    __slots__ = ("_door", "_entries", "_left", "_old", "_room", "_weigh")
 
-    def __init__(
-        self, find: Callable[[bytes], V], weigh: Callable[[bytes, V], int], *, entries: int, weight: int
-    ) -> None:
+    def __init__(self, weigh: Callable[[bytes, V], int], *, entries: int, weight: int) -> None:
         """`entries`, `weight`: what one generation holds at most; `weigh` says what one entry weighs (bytes, about)."""
         super().__init__()
-        self._find = find
         self._weigh = weigh
         self._entries = entries
         self._room = self._left = weight
         self._old: dict[bytes, V] = {}
         self._door = [0] * _DOOR
 
-    def __missing__(self, key: bytes) -> V:
-        value = self._old.pop(key, None)
-        if value is None:
-            value = self._find(key)
+    def offer(self, key: bytes, value: V) -> V:
+        """What is known for `key`, which is not young, or else `value`, kept if `key` came before."""
+        known = self._old.pop(key, None)
+        if known is not None:
+            value = known
+        else:
             code = hash(key)
             slot = code & (_DOOR - 1)
             if self._door[slot] != code:
@@ -71,7 +70,38 @@ class Memo(dict[bytes, V]):
         self[key] = value
         self._left -= weight
 
+    def __repr__(self) -> str:
+        # Not its keys: heads hold cookies and credentials, and a repr may end up in a log.
+        return f"{type(self).__name__}({len(self)} young, {len(self._old)} old)"
+
     @property
-    def generations(self) -> tuple[dict[bytes, V], dict[bytes, V]]:
-        """What is held, young and old, to look at."""
-        return self, self._old
+    def old(self) -> dict[bytes, V]:
+        """The old generation, to look at."""
+        return self._old
+
+
+class Memo(Shelf[V]):
+    """`find(key)` for keys that come again: asked like a dict, which finds what is missing."""
+
+    __slots__ = ("_find",)
+
+    def __init__(
+        self, find: Callable[[bytes], V], weigh: Callable[[bytes, V], int], *, entries: int, weight: int
+    ) -> None:
+        """`find` may raise; nothing is kept then."""
+        super().__init__(weigh, entries=entries, weight=weight)
+        self._find = find
+
+    def __missing__(self, key: bytes) -> V:
+        value = self._old.pop(key, None)
+        if value is not None:
+            self._keep(key, value)
+            return value
+        value = self._find(key)
+        code = hash(key)  # as in `offer`, less one call
+        slot = code & (_DOOR - 1)
+        if self._door[slot] == code:
+            self._keep(key, value)
+        else:
+            self._door[slot] = code
+        return value
