@@ -67,7 +67,7 @@ _Fields = tuple[bytes, bytes, int | None, bool, bool, bytes]
 
 
 class ExpressRequest:
-    """A plain request head. All requests whose heads have the same bytes may share it, so nobody changes it.
+    """A plain request head. All requests whose heads have the same bytes may share it, so nobody changes it, but for `note`.
 
     host, authority: as in `RequestHead`.
     length: Content-Length; None: there is none, and no body.
@@ -76,8 +76,8 @@ class ExpressRequest:
     """
 
     __slots__ = (
-        *("authority", "host", "keep_alive", "length", "lines", "method", "path", "query", "raw", "size", "vouched"),
-        *("_head", "_limits"),
+        *("authority", "host", "keep_alive", "length", "lines", "method", "note", "path", "query", "raw", "size"),
+        *("vouched", "_head", "_limits"),
     )
 
     def __init__(
@@ -93,6 +93,8 @@ class ExpressRequest:
         """After the "?", as sent; None: there is no "?"."""
         # One assignment for six: their own descriptions stand in the class's docstring.
         self.host, self.authority, self.length, self.keep_alive, self.vouched, self.lines = fields
+        self.note: Any = None
+        """The caller's: what it made of this head, for the next one with the same bytes."""
         self._limits = limits
         self._head: RequestHead | None = None
 
@@ -168,8 +170,8 @@ class RequestHeads:
 
 
 def _weight_of_head(raw: bytes, _head: object) -> int:
-    """About what a head holds (bytes): itself, its parts, and all its fields once somebody has asked for them."""
-    return 1024 + 3 * len(raw) + 512 * raw.count(b"\n") if len(raw) <= MAX_HEAD else NEVER
+    """About what a head holds (bytes): itself, its parts, all its fields once somebody has asked for them, a note."""
+    return 2048 + 5 * len(raw) + 512 * raw.count(b"\n") if len(raw) <= MAX_HEAD else NEVER
 
 
 def _weight_of_fields(rest: bytes, fields: _Fields) -> int:
