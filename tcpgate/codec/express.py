@@ -67,7 +67,7 @@ _Fields = tuple[bytes, bytes, int | None, bool, bool, bytes]
 
 
 class ExpressRequest:
-    """A plain request head. All requests whose heads have the same bytes may share it, so nobody changes it, but for `note`.
+    """A plain request head. Requests whose heads have the same bytes may share it, so nobody changes it but for `note`.
 
     host, authority: as in `RequestHead`.
     length: Content-Length; None: there is none, and no body.
@@ -97,6 +97,8 @@ class ExpressRequest:
         """The caller's: what it made of this head, for the next one with the same bytes."""
         self._limits = limits
         self._head: RequestHead | None = None
+        self.note: Any = None
+        """The caller's: what it made of this head."""
 
     def head(self) -> RequestHead:
         """The same request as the readable path knows it."""
@@ -206,6 +208,8 @@ class ExpressResponse:
         self.has_date = signs & DATE != 0
         self.lines = lines
         """The field lines that go to the client, before those that the gateway adds: Date if there is none, Via."""
+        self.note: Any = None
+        """The caller's, as in `ExpressRequest`."""
         self.note: Any = None
         """The caller's, as in `ExpressRequest`."""
 
