@@ -97,8 +97,6 @@ class ExpressRequest:
         """The caller's: what it made of this head, for the next one with the same bytes."""
         self._limits = limits
         self._head: RequestHead | None = None
-        self.note: Any = None
-        """The caller's: what it made of this head."""
 
     def head(self) -> RequestHead:
         """The same request as the readable path knows it."""
@@ -208,8 +206,6 @@ class ExpressResponse:
         self.has_date = signs & DATE != 0
         self.lines = lines
         """The field lines that go to the client, before those that the gateway adds: Date if there is none, Via."""
-        self.note: Any = None
-        """The caller's, as in `ExpressRequest`."""
         self.note: Any = None
         """The caller's, as in `ExpressRequest`."""
 
