@@ -378,7 +378,7 @@ async def test_the_second_sigterm_means_now(tmp_path: Path, free_port: FreePort,
             gateway.signal(signal.SIGTERM)
             with trio.fail_after(15):
                 assert await gateway.process.wait() == 0
-        assert session(gateway.process.pid) == []
+        await eventually(lambda: not session(gateway.process.pid), what="the end of the workers")
 
 
 @pytest.mark.slow
@@ -486,7 +486,9 @@ async def test_a_bad_config_and_a_bad_admin_address_have_their_exit_codes(tmp_pa
 
 
 @pytest.mark.slow
-async def test_sigterm_in_the_middle_of_the_start_ends_it_in_order(tmp_path: Path, free_port: FreePort) -> None:
+async def test_sigterm_in_the_middle_of_the_start_ends_it_in_order(
+    tmp_path: Path, free_port: FreePort, eventually: Eventually
+) -> None:
     for after in (0.45, 0.7, 0.9):
         async with started(tmp_path, config(tmp_path, free_port(), workers=2)) as process:
             await trio.sleep(after)
@@ -494,7 +496,7 @@ async def test_sigterm_in_the_middle_of_the_start_ends_it_in_order(tmp_path: Pat
             with trio.fail_after(15):
                 # Before the supervisor's loop runs there is nothing to end in order.
                 assert await process.wait() in (0, -signal.SIGTERM)
-            assert [pid for pid in session(process.pid) if pid != process.pid] == []
+            await eventually(lambda: not session(process.pid), what="the end of all that it started")
 
 
 async def test_the_state_directory_is_made_for_its_user_alone(tmp_path: Path, free_port: FreePort) -> None:
