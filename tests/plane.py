@@ -13,6 +13,7 @@ There is no supervisor, so nothing probes: endpoints with a `health` table start
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import socket
@@ -26,8 +27,10 @@ import trio
 from tcpgate import kinds
 from tcpgate.config import schema
 from tcpgate.config.load import load
+from tcpgate.errors import Reason, Side
 from tcpgate.filters.base import Filter
 from tcpgate.net import listen
+from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.health import EndpointState
@@ -38,7 +41,7 @@ from tcpgate.state import messages
 from tcpgate.state.build import build
 from tcpgate.state.runtime import EndpointRuntime, Meter, Runtime
 from tcpgate.stats.page import Layout, SharedPage, size_of
-from tcpgate.stats.record import AccessRecord
+from tcpgate.stats.record import AccessRecord, Attempt, Phases
 from tcpgate.stats.totals import totals
 
 PAGES = 3
@@ -121,6 +124,16 @@ class TestPlane:
         return self.records[-1]
 
 
+def record_of(line: bytes) -> AccessRecord:
+    """The record that a line tells of."""
+    facts = json.loads(line)
+    facts["attempts"] = [Attempt(**attempt) for attempt in facts["attempts"]]
+    facts["t"] = Phases(**facts["t"])
+    facts["reason"], facts["answered_by"] = Reason(facts["reason"]), Side(facts["answered_by"])
+    del facts["v"]
+    return AccessRecord(**facts)
+
+
 def reserve(layout: Layout, config: schema.Config) -> None:
     """Blocks for everything that a config names, as the supervisor's publisher reserves them."""
     for kind, names in (("listener", config.listeners), ("route", config.routes)):
@@ -157,11 +170,14 @@ async def serving(
         make_balancer=lambda spec: kinds.BALANCERS[spec.balance](spec, rng),
         make_spread=lambda spec, make: Spread(spec, make, rng),
     )
+    lane = Lane(trio.current_time)
     plane = Plane(
+        lane=lane,
         snapshot=build(config, 1, layout.blocks, kinds.make_filter, None),
         runtime=runtime,
         page=shared.pages[1],
         write=records.append,
+        write_line=lambda line: records.append(record_of(line)),
         tell=lambda kind, level, text, facts: told.append((kind, level, text)),
         resolver=Resolver(),
         pipes=PipePool(),
@@ -174,6 +190,8 @@ async def serving(
     servers: dict[str, ListenerServer] = {}
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(lane.run_forever)
+            nursery.start_soon(lane.sweep_forever)
             for name, plan in plane.snapshot.listeners.items():
                 servers[name] = ListenerServer(plane, plan)
                 nursery.start_soon(servers[name].run)
@@ -184,6 +202,7 @@ async def serving(
         for endpoint in runtime.endpoints():
             endpoint.close_idle()
         plane.pipes.close()
+        lane.close()
         for sock in sockets.values():
             sock.close()
         os.close(fd)

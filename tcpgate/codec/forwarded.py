@@ -15,8 +15,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
+from typing import Protocol
 
-from tcpgate.codec.events import Fields, Pair, RequestHead
+from tcpgate.codec.events import Fields, Pair, Version
 from tcpgate.codec.grammar import cgi_name, is_disguised
 from tcpgate.codec.syntax import is_token, quote, split_parameters, unquote
 from tcpgate.codec.target import parse_authority
@@ -138,8 +139,27 @@ def believes_proxy(name: bytes, *, trusted: bool) -> bool:
     return vouched and not trusted
 
 
+class Received(Protocol):
+    """What of a request decides its forwarding fields; `RequestHead` has it."""
+
+    @property
+    def authority(self) -> bytes:
+        """As in `RequestHead`."""
+        ...
+
+    @property
+    def fields(self) -> Fields:
+        """As in `RequestHead`."""
+        ...
+
+    @property
+    def version(self) -> Version:
+        """As in `RequestHead`."""
+        ...
+
+
 def forwarding_fields(
-    head: RequestHead, *, peer: Address | None, trusted: bool, secure: bool, port: int | None, name: bytes
+    head: Received, *, peer: Address | None, trusted: bool, secure: bool, port: int | None, name: bytes
 ) -> Fields:
     """The X-Forwarded-*, Forwarded and Via of the request that goes upstream.
 

@@ -257,6 +257,14 @@ class ServerCodec(_Codec):
         """Request and response are complete and the connection goes on."""
         return self._fault is None and self._phase is _Phase.ENDED and self._machine.both_done
 
+    def hand_back(self) -> bytes | None:
+        """Between exchanges: what the client has sent of the next ones, taken out; None if it has ended its stream."""
+        if self._inbox.eof or self._phase is not _Phase.HEAD:
+            return None
+        leftover = bytes(self._inbox.buffer)
+        self._inbox.buffer.clear()
+        return leftover
+
     def next_exchange(self) -> None:
         """Turn to what the client sent after the request; only if `can_reuse`."""
         if not self.can_reuse:

@@ -43,10 +43,13 @@ class Pipe:
     held: int = 0
     """Bytes in it now."""
 
-    def fill(self, source: int) -> int | None:
-        """Bytes that came from the socket `source`, 0 at its end of stream, None if it has nothing now. OSError."""
+    def fill(self, source: int, most: int = PIPE_SIZE) -> int | None:
+        """Bytes that came from the socket `source`, 0 at its end of stream, None if it has nothing now. OSError.
+
+        `most`: no more than so many, because what follows them is not to be moved.
+        """
         try:
-            count = os.splice(source, self.write_fd, self.size - self.held, flags=FLAGS)
+            count = os.splice(source, self.write_fd, min(self.size - self.held, most), flags=FLAGS)
         except BlockingIOError:
             return None
         self.held += count

@@ -86,6 +86,7 @@ class Stream:
     closed: bool = attrs.field(init=False, default=False)
     write_closed: bool = attrs.field(init=False, default=False)
     _credit: int = attrs.field(init=False, default=CREDIT)
+    _returned: list[bytes | OSError] = attrs.field(init=False, factory=list)
 
     def __attrs_post_init__(self) -> None:
         if self.sock.gettimeout() != 0:  # an accepted or dialled one is non-blocking already
@@ -104,13 +105,27 @@ class Stream:
     def receive_nowait(self, max_bytes: int = READ_SIZE) -> bytes | None:
         """What is here now: bytes, b"" at the peer's end of stream, None if there is nothing yet."""
         try:
-            data = self.sock.recv(max_bytes)
+            data = self.sock.recv(max_bytes) if not self._returned else self._take_returned(max_bytes)
         except BlockingIOError:
             return None
         except OSError as exc:
             raise self.failed(exc, "receiving") from exc
         self.bytes_in += len(data)
         return data
+
+    def give_back(self, data: bytes, broken: OSError | None = None) -> None:
+        """Put back what somebody else has received from the socket, and what it then failed of: the next receives
+        give it again."""
+        self._returned += [data] if data else []
+        self._returned += [broken] if broken is not None else []
+
+    def _take_returned(self, max_bytes: int) -> bytes:
+        first = self._returned.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        if len(first) > max_bytes:
+            self._returned.insert(0, first[max_bytes:])
+        return first[:max_bytes]
 
     def is_quiet(self) -> bool:
         """Whether the connection is open and nothing has come: what an idle one must be to be used again."""
@@ -251,10 +266,9 @@ class Stream:
         if self.closed:
             raise Bug(f"asking about {self.peer} after it was closed")
         try:
-            (count,) = struct.unpack("i", fcntl.ioctl(self.sock, termios.TIOCOUTQ, b"\0\0\0\0"))
+            return unsent(self.sock)
         except OSError as exc:
             raise self.failed(exc, "sending") from exc
-        return int(count)
 
     async def wait_flushed(self, deadline: float) -> None:
         """Until the peer has acknowledged everything, or `deadline`. Never raises a GateError: a lost peer needs
@@ -331,10 +345,21 @@ class Stream:
         """What `exc` means, given who is at the other end. Raise it `from exc`."""
         if exc.errno == errno.EBADF or self.closed:
             return Bug(f"{doing} on a closed stream to {self.peer}")
-        detail = f"{errno.errorcode.get(exc.errno or 0, 'error')} while {doing}"
-        if self.side is Side.CLIENT:
-            return ClientError(Reason.CLIENT_ABORT, detail)
-        return UpstreamError(Reason.UPSTREAM_CLOSED, detail, retry=Retry.SAFE)
+        return lost(self.side, exc, doing)
+
+
+def lost(side: Side, exc: OSError, doing: str) -> GateError:
+    """What it means that the connection to `side` failed while we were `doing` something. Raise it `from exc`."""
+    detail = f"{errno.errorcode.get(exc.errno or 0, 'error')} while {doing}"
+    if side is Side.CLIENT:
+        return ClientError(Reason.CLIENT_ABORT, detail)
+    return UpstreamError(Reason.UPSTREAM_CLOSED, detail, retry=Retry.SAFE)
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes in the kernel's send buffer that the peer has not acknowledged (SIOCOUTQ). OSError."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))
+    return int(count)
 
 
 class _Wait(Protocol):

@@ -27,6 +27,7 @@ from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
 from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy import pool, tunnel
+from tcpgate.proxy.begun import Begun
 from tcpgate.state.runtime import EndpointRuntime
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ sends the body unasked. Many origins ignore Expect (RFC 9110 10.1.1 lets a proxy
 class Attempt:
     """One try at `endpoint`."""
 
-    def __init__(self, exchange: Exchange, endpoint: EndpointRuntime, spec: schema.Upstream) -> None:
+    def __init__(
+        self, exchange: Exchange, endpoint: EndpointRuntime, spec: schema.Upstream, begun: Begun | None = None
+    ) -> None:
         self.exchange = exchange
         self.down = exchange.connection
         self.head = exchange.head
@@ -57,7 +60,9 @@ class Attempt:
         """Whether the client has got any of the endpoint's words, be it a 1xx: no other attempt may follow."""
         self.answered = False
         """Whether the client has got the final head: what fails now can only cut the answer short."""
-        self.started = trio.current_time()
+        self._begun = begun if begun is not None and begun.endpoint is endpoint else None
+        """What the lane has done of this attempt."""
+        self.started = trio.current_time() if self._begun is None else self._begun.started
         self.connected_at = math.nan
         self.sent_at = math.nan
         self.first_byte_at = math.nan
@@ -85,7 +90,8 @@ class Attempt:
 
     async def run(self) -> None:
         """Serve the exchange at this endpoint; UpstreamError, ClientError or Refused if that fails."""
-        self.endpoint.begin()
+        if self._begun is None:
+            self.endpoint.begin()
         try:
             up = await self._connect()
             await self._exchange(up)
@@ -101,6 +107,8 @@ class Attempt:
                 pool.give_back(self.up, trio.current_time(), usable=self._request_whole)
 
     async def _connect(self) -> pool.UpstreamConnection:
+        if self._begun is not None and (self._begun.up or self._begun.failure):
+            return self._take_over(self._begun)
         up = self.up = pool.take_idle(self.endpoint)
         if up is None:
             await self.down.while_client_waits(self._dial)
@@ -110,9 +118,21 @@ class Attempt:
         self.connected_at = trio.current_time()
         return up
 
+    def _take_over(self, begun: Begun) -> pool.UpstreamConnection:
+        """Go on where the lane was: with its connection, or with its failure to make one."""
+        up = self.up = begun.up
+        if up is None:
+            assert begun.failure is not None
+            raise begun.failure
+        self._seen_before = up.stream.bytes_in
+        self.connected_at = begun.connected_at
+        up.stream.give_back(begun.received, begun.broken)
+        return up
+
     async def _dial(self) -> None:
         # Kept here at once: a cancellation between the connect and its caller must not lose the connection.
-        self.up = await pool.connect(self.endpoint, self.down.plane.resolver, self.timeouts)
+        plane = self.down.plane
+        self.up = await pool.connect(self.endpoint, plane.resolver, self.timeouts, plane.lane)
 
     # -- the health machine and the balancer hear how it went -------------------------------------------------------
 
@@ -192,7 +212,8 @@ class Attempt:
             # sees the same loss and says so.
         finally:
             self._sending_over.set()
-        self.sent_at = trio.current_time()
+        lane_sent_it = self._begun is not None and not math.isnan(self._begun.sent_at)
+        self.sent_at = self._begun.sent_at if self._begun is not None and lane_sent_it else trio.current_time()
         self._head_due = self.sent_at + self.timeouts.first_byte
         if self._waiting is not None:
             self._waiting.deadline = self._head_due
@@ -212,7 +233,9 @@ class Attempt:
                 out = []
         if end := codec.end(self.body.trailers):
             out.append(end)
-        if out:
+        if out and self._begun is not None:
+            out = [b"".join(out)[self._begun.sent :]]  # the body is here, so this is all of the request
+        if any(out):
             await self._write(up, out)
 
     async def _write(self, up: pool.UpstreamConnection, buffers: list[bytes]) -> None:

@@ -33,6 +33,7 @@ from tcpgate.policy.route import BadPath, Found, MethodNotAllowed
 from tcpgate.proxy import account, answer, heads
 from tcpgate.proxy.ask import ask
 from tcpgate.proxy.attempt import Attempt
+from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.body import RequestBody
 from tcpgate.state.keys import key_of
 from tcpgate.state.runtime import USABLE, EndpointRuntime, UpstreamRuntime
@@ -50,13 +51,17 @@ log = logging.getLogger("tcpgate.proxy.exchange")
 class Exchange:
     """One request and its response."""
 
-    def __init__(self, connection: HttpConnection, head: RequestHead, record: AccessRecord) -> None:
+    def __init__(
+        self, connection: HttpConnection, head: RequestHead, record: AccessRecord, begun: Begun | None = None
+    ) -> None:
         self.connection = connection
         self.plane = connection.plane
         self.snapshot = connection.snapshot  # read once: a reload does not change an exchange under way
         self.head = head
         self.record = record
         self.outgoing_fields = NO_FIELDS
+        self.begun = begun
+        """What the lane has done of it already."""
         self.view = RequestView(head=head, client=heads.client_of(connection, head))
         self.client = record.client = self.view.client_text
         self.plan: RoutePlan | None = None
@@ -109,7 +114,8 @@ class Exchange:
                 await answer.send_final_recipient(self)
                 return
             self.plan = plan = self._route()
-            self.scope.deadline = trio.current_time() + plan.spec.timeout
+            began = trio.current_time() if self.begun is None else self.begun.routed_at
+            self.scope.deadline = began + plan.spec.timeout
             if plan.filters:
                 await self._filter(plan)
             if plan.spec.respond is not None or plan.spec.redirect is not None:
@@ -149,8 +155,15 @@ class Exchange:
         raise Refused(Reason.NO_ROUTE, f"no route of listener {self.connection.plan.name} matches host and path")
 
     async def _filter(self, plan: RoutePlan) -> None:
-        for name, filter_ in plan.filters:
-            verdict = filter_.on_request(self.view)
+        done, verdict = 0, None
+        if self.begun is not None and self.begun.view is not None:
+            self.view, done, verdict = self.begun.view, self.begun.filters_done, self.begun.verdict
+            self.view.head = self.head
+        for index, (name, filter_) in enumerate(plan.filters, 1):
+            if index > done:
+                verdict = filter_.on_request(self.view)
+            elif index < done:
+                continue
             while isinstance(verdict, Ask):
                 verdict = verdict.then(await ask(self.connection, verdict.subrequest))
             if isinstance(verdict, Respond):
@@ -158,6 +171,9 @@ class Exchange:
                 raise verdict.error
 
     def _upstream(self, plan: RoutePlan) -> UpstreamRuntime:
+        if self.begun is not None and self.begun.upstream is not None:
+            self.record.upstream = self.begun.upstream.name
+            return self.begun.upstream
         name = plan.spec.upstream
         if plan.split is not None:
             name = plan.split.choose(key_of(plan.spec.split_key, self.client, self.head))
@@ -176,7 +192,7 @@ class Exchange:
         self.outgoing_fields = heads.outgoing(self)
         tried: set[str] = set()
         last: GateError | None = None
-        again: EndpointRuntime | None = None
+        again = None if self.begun is None else self.begun.endpoint
         while True:
             endpoint = again or upstream.pick(key, tried, trio.current_time())
             if endpoint is None:
@@ -194,7 +210,8 @@ class Exchange:
 
     async def _attempt(self, endpoint: EndpointRuntime, upstream: UpstreamRuntime) -> GateError | None:
         """One try; what it failed of, if another may follow. Raises what ends the exchange."""
-        attempt = self.attempt = Attempt(self, endpoint, upstream.spec)
+        begun, self.begun = self.begun, None  # the first attempt's only
+        attempt = self.attempt = Attempt(self, endpoint, upstream.spec, begun)
         self.record.endpoint = endpoint.name
         reason: Reason | None = None
         try:

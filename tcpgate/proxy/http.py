@@ -24,6 +24,7 @@ from tcpgate.errors import Bug, ClientError, GateError, Reason
 from tcpgate.net.address import port_of
 from tcpgate.net.stream import Stream
 from tcpgate.proxy import account, answer, heads
+from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.exchange import Exchange
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan, Snapshot
@@ -43,7 +44,14 @@ class HttpConnection:
     """One client's connection."""
 
     def __init__(
-        self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None, snapshot: Snapshot
+        self,
+        plane: Plane,
+        plan: ListenerPlan,
+        stream: Stream,
+        address: Address | None,
+        snapshot: Snapshot,
+        *,
+        lane: bool = False,
     ) -> None:
         self.address = None if address is None else forwarded.plain(address)
         """The peer's, IPv4 as IPv4 whatever the socket; None for a unix socket."""
@@ -70,8 +78,12 @@ class HttpConnection:
         self.head_seconds = 0.0
         self.counted_in = self.counted_out = 0
         """How much of the stream's bytes earlier records have."""
-        self._is_fresh = True
+        self.is_fresh = True
         """No request has come yet."""
+        self._lane = lane
+        """One exchange at a time: between them the connection rides in the lane."""
+        self._began: float | None = None
+        self._begun: Begun | None = None
         self._left: GateError | None = None
         """How the client left while it waited for work."""
         self._scope = trio.CancelScope()
@@ -83,20 +95,27 @@ class HttpConnection:
         """End as soon as no exchange is under way; the answer to the current one says Connection: close."""
         self.is_leaving = True
         if self._idle is not None:
-            grace = trio.current_time() + FRESH_GRACE if self._is_fresh else -math.inf
+            grace = trio.current_time() + FRESH_GRACE if self.is_fresh else -math.inf
             self._idle.deadline = min(self._idle.deadline, grace)
 
     def cut_by(self, deadline: float) -> None:
         """Be over by `deadline`, whatever is under way; infinity takes it back."""
         self._scope.deadline = deadline
 
+    def take_over(self, data: bytes, began: float | None, begun: Begun | None) -> None:
+        """Before `run`: what the lane has received of the next exchange, when that began, and how far it came."""
+        self.stream.bytes_in = len(data)
+        self.codec.receive(data)
+        self._began, self._begun = began, begun
+
     # -- the life ---------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve the connection to its end."""
+    async def run(self) -> bytes | None:
+        """Serve the connection to its end: None. Or, for the lane, one exchange: what came behind it."""
+        leftover: bytes | None = None
         try:
             with self._scope:
-                await self._serve()
+                leftover = await self._serve()
         except Bug:
             log.exception("connection failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
         except GateError as exc:
@@ -104,40 +123,49 @@ class HttpConnection:
         except Exception:  # a bug must cost one connection, not the worker
             log.exception("connection failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
         finally:
-            if self.is_spoilt or self.stream.poisoned:
+            if leftover is not None:
+                pass  # the lane goes on with the socket
+            elif self.is_spoilt or self.stream.poisoned:
                 self.stream.abort()
             else:
                 self.stream.close()
+        return leftover
 
-    async def _serve(self) -> None:
+    async def _serve(self) -> bytes | None:
         while (head := await self._next_head()) is not None:
-            self._is_fresh = False
-            self._renew_snapshot()
-            exchange = Exchange(self, head, self._record(head))
+            self.is_fresh = False
+            begun, self._begun = self._begun, None
+            if begun is None:
+                self._renew_snapshot()
+            exchange = Exchange(self, head, self._record(head, begun), begun)
             await exchange.run()
             if self.is_spoilt or self.stream.closed:  # closed: it was a tunnel
-                return
+                return None
             if not self.codec.can_reuse:
                 # One that asked for the close sends no more; others may be in the middle of a body or a next request.
                 if head.keep_alive or not exchange.body.complete:
                     await self._linger()
-                return
+                return None
             self.codec.next_exchange()
+            if self._lane and (leftover := self.codec.hand_back()) is not None:
+                return leftover
+        return None
 
     async def _next_head(self) -> RequestHead | None:
         """The next request, or None: the client closed, was idle too long, or sent no request (and was told)."""
         timeouts = self.plan.spec.timeouts
         if not self.codec.buffered and not await self._wait_first_byte(
-            trio.current_time() + (timeouts.head if self._is_fresh else timeouts.idle)
+            trio.current_time() + (timeouts.head if self.is_fresh else timeouts.idle)
         ):
             return None
-        self.exchange_began = began = trio.current_time()
+        began, self._began = self._began, None
+        self.exchange_began = began = trio.current_time() if began is None else began
         deadline = began + timeouts.head
         try:
             while True:
                 event = self.codec.next_event()
                 if isinstance(event, RequestHead):
-                    self.head_seconds = trio.current_time() - began
+                    self.head_seconds = trio.current_time() - began if self._begun is None else 0.0
                     return event
                 if isinstance(event, Closed):
                     return None
@@ -150,7 +178,7 @@ class HttpConnection:
 
     async def _wait_first_byte(self, deadline: float) -> bool:
         """Whether the client began a request before it closed, or had been idle for too long, or we leave."""
-        if not self.is_leaving or self._is_fresh:
+        if not self.is_leaving or self.is_fresh:
             with trio.CancelScope(deadline=deadline) as self._idle:
                 if self.is_leaving:
                     self.leave()  # accepted in the same instant
@@ -180,7 +208,7 @@ class HttpConnection:
         if not self.is_spoilt:
             await self._linger()
 
-    def _record(self, head: RequestHead | None) -> AccessRecord:
+    def _record(self, head: RequestHead | None, begun: Begun | None = None) -> AccessRecord:
         record = AccessRecord(
             ts=self.plane.wall(),
             listener=self.plan.name,
@@ -191,7 +219,7 @@ class HttpConnection:
         if head is None:
             record.id, record.client = self.plane.new_id(), str(self.address or "unix")
             return record
-        record.id = heads.id_of(self, head)
+        record.id = heads.id_of(self, head) if begun is None else begun.id
         record.method, record.host, record.path = (
             part.decode("latin-1") for part in (head.method, head.host, head.path)
         )

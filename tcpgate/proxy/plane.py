@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
+from tcpgate.codec.express import ResponseHeads
 from tcpgate.codec.hop import http_date
 from tcpgate.errors import Reason
+from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.proxy.pool import UpstreamConnection
@@ -50,9 +52,20 @@ class Plane:
     """Seconds since the epoch, for records."""
     name: bytes
     """The gateway's pseudonym in Via, by which it knows a request that comes round in a circle."""
+    lane: Lane
+    """What moves plain exchanges, and watches idle upstream connections."""
     workers: int = 1
     """How many workers share the listeners now."""
+    write_line: Callable[[bytes], None] = attrs.field(kw_only=True)
+    """The same for an access line that is rendered already."""
+    answers: ResponseHeads = attrs.field(factory=ResponseHeads)
+    """What the lane has learnt of endpoints' answers."""
+    via: bytes = attrs.field(init=False)
+    """The field lines that end every answer's head but for its framing, up to the request id."""
     _date: tuple[int, bytes] = (0, b"")
+
+    def __attrs_post_init__(self) -> None:
+        self.via = b"Via: 1.1 %b\r\nX-Request-Id: " % self.name
 
     def new_id(self) -> str:
         """A request id: 32 hexadecimal digits, as W3C trace ids have."""
@@ -61,16 +74,20 @@ class Plane:
     def close_books(self, block: int, record: AccessRecord) -> None:
         """What all records have in common, of exchanges and of flows: the worker's and the listener's counters, the
         line. `block`: the listener's."""
+        self.count(block, record.bytes_in, record.bytes_out)
+        if record.reason is Reason.DRAINED:
+            self.page[WORKER_CUT] += 1
+        self.write(record)
+
+    def count(self, block: int, bytes_in: int, bytes_out: int) -> None:
+        """One exchange or flow more, of the worker and of the listener whose `block` it is."""
         page = self.page
         page[WORKER_EXCHANGES] += 1
-        page[WORKER_BYTES_IN] += record.bytes_in
-        page[WORKER_BYTES_OUT] += record.bytes_out
+        page[WORKER_BYTES_IN] += bytes_in
+        page[WORKER_BYTES_OUT] += bytes_out
         page[block + LISTENER_EXCHANGES] += 1
-        page[block + LISTENER_BYTES_IN] += record.bytes_in
-        page[block + LISTENER_BYTES_OUT] += record.bytes_out
-        if record.reason is Reason.DRAINED:
-            page[WORKER_CUT] += 1
-        self.write(record)
+        page[block + LISTENER_BYTES_IN] += bytes_in
+        page[block + LISTENER_BYTES_OUT] += bytes_out
 
     def date(self) -> bytes:
         """The time for a Date field, made once a second."""

@@ -4,23 +4,43 @@ The idle ones belong to their `EndpointRuntime`, so they outlive a reload and di
 awaits but the dial, so no cancellation can lose a connection or count it twice: `closed()` runs exactly once per
 connection, from `close`.
 
-An idle connection has no task. Before reuse, and in the worker's sweep, `alive()` asks the kernel: an endpoint that
-closed, or that sent bytes nobody asked for, makes it unusable (RFC 9112 9.5). The race that remains, a close that
-crosses our request, shows as an `UpstreamError` with `retry=IF_REUSED`.
+An idle connection has no task. It rides in the lane, where the kernel tells at once of one that was closed, or that
+sent bytes nobody asked for: either makes it unusable (RFC 9112 9.5). Before a task reuses one, and in the worker's
+sweep, `alive()` asks the kernel as well. The race that remains, a close that crosses our request, shows as an
+`UpstreamError` with `retry=IF_REUSED`.
+
+In the lane a connection is a bare socket whose bytes go to `serving`; a task asks for its `stream` and its `codec`,
+which are made when they are first asked for.
 """
 
 from __future__ import annotations
+
+import socket
+from typing import Protocol
 
 import attrs
 import trio
 
 from tcpgate.codec.http1 import ClientCodec
 from tcpgate.config import schema
-from tcpgate.errors import UpstreamError
+from tcpgate.errors import Side, UpstreamError
 from tcpgate.net.dial import dial
+from tcpgate.net.lane import Lane
 from tcpgate.net.resolve import Resolver
 from tcpgate.net.stream import Stream
 from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, CONNECTS, REUSED, WITHDRAWN, EndpointRuntime
+
+
+class Serving(Protocol):
+    """Who works with a connection in the lane."""
+
+    def on_upstream(self, ready: int) -> None:
+        """It is readable, or has hung up."""
+        ...
+
+    def on_fault(self, exc: Exception) -> None:
+        """`on_upstream` raised."""
+        ...
 
 
 @attrs.define(eq=False)
@@ -28,15 +48,41 @@ class UpstreamConnection:
     """One HTTP/1.1 connection to an endpoint."""
 
     endpoint: EndpointRuntime
-    stream: Stream
-    codec: ClientCodec
+    sock: socket.socket
+    peer: str
+    lane: Lane | None
+    """Where it rides while no task has it; None: nowhere."""
     exchanges: int = 0
     """Exchanges begun on it; above 1 it is a reused one."""
+    serving: Serving | None = None
+    """In the lane: who its bytes are for; None: nobody, it is idle."""
+    in_lane: bool = False
     idle_since: float = 0.0
     is_open: bool = True
     counted_in: int = 0
     counted_out: int = 0
     """How much of the stream's bytes the endpoint's counters have."""
+    fd: int = attrs.field(init=False)
+    _stream: Stream | None = None
+    _codec: ClientCodec | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.fd = self.sock.fileno()
+
+    @property
+    def stream(self) -> Stream:
+        """For a task; the connection must have left the lane."""
+        if self._stream is None:
+            self._stream = Stream(self.sock, Side.UPSTREAM, self.peer)
+        return self._stream
+
+    @property
+    def codec(self) -> ClientCodec:
+        """For a task. It knows nothing of the exchanges that the lane moved but how many they were."""
+        if self._codec is None:
+            self._codec = ClientCodec()
+            self._codec.exchanges = self.exchanges - 1
+        return self._codec
 
     @property
     def reused(self) -> bool:
@@ -45,20 +91,68 @@ class UpstreamConnection:
 
     def alive(self) -> bool:
         """Whether an idle connection can be used: open, and silent."""
-        return self.stream.is_quiet()
+        return self.is_open and self.stream.is_quiet()
+
+    # -- in the lane ------------------------------------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Ride in the lane from now on, if there is one."""
+        if self.lane is not None and not self.in_lane:
+            self.lane.add(self.fd, self.on_ready)
+            self.in_lane = True
+
+    def leave(self) -> None:
+        """A task takes it: Trio's loop looks after the socket now."""
+        self.serving = None
+        self.pause()
+
+    def pause(self) -> None:
+        """Hear nothing of it for a while, its hang-up included."""
+        if self.lane is not None and self.in_lane:
+            self.lane.remove(self.fd)
+            self.in_lane = False
+
+    def resume(self) -> None:
+        """Take a pause back."""
+        if self.is_open:
+            self.enter()
+
+    def on_ready(self, ready: int) -> None:
+        """Something has come, or it was closed."""
+        if self.serving is not None:
+            self.serving.on_upstream(ready)
+        else:
+            self.endpoint.idle.remove(self)
+            self.close()
+
+    def on_fault(self, exc: Exception) -> None:
+        """A bug in what was done with it."""
+        if self.serving is not None:
+            self.serving.on_fault(exc)
+        else:
+            self.close()
+
+    # -- its end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Give it up. Idempotent."""
         if self.is_open:
             self.is_open = False
+            if self.lane is not None and self.in_lane:
+                self.lane.forget(self.fd)
+                self.in_lane = False
             self.endpoint.closed()
-            self.stream.close()
+            if self._stream is not None:
+                self._stream.close()
+            else:
+                self.sock.close()
 
 
 def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
-    """An idle connection that still lives, or None. Dead ones found on the way are closed."""
+    """An idle connection that still lives, for a task, or None. Dead ones found on the way are closed."""
     while (connection := endpoint.take_idle()) is not None:
         assert isinstance(connection, UpstreamConnection)
+        connection.leave()
         if connection.alive():
             connection.exchanges += 1
             endpoint.count(REUSED)
@@ -68,7 +162,7 @@ def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
 
 
 async def connect(
-    endpoint: EndpointRuntime, resolver: Resolver, timeouts: schema.UpstreamTimeouts
+    endpoint: EndpointRuntime, resolver: Resolver, timeouts: schema.UpstreamTimeouts, lane: Lane | None = None
 ) -> UpstreamConnection:
     """A new connection; UpstreamError or Refused (no file left) if there is none to be had.
 
@@ -84,7 +178,7 @@ async def connect(
             endpoint.connect_failed(exc.detail or str(exc.reason), trio.current_time())
         raise
     endpoint.count(CONNECTS)
-    return UpstreamConnection(endpoint, stream, ClientCodec(), exchanges=1)
+    return UpstreamConnection(endpoint, stream.sock, stream.peer, lane, exchanges=1, stream=stream)
 
 
 def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True) -> None:
@@ -96,16 +190,23 @@ def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True
     endpoint.count(BYTES_IN, stream.bytes_in - connection.counted_in)
     endpoint.count(BYTES_OUT, stream.bytes_out - connection.counted_out)
     connection.counted_in, connection.counted_out = stream.bytes_in, stream.bytes_out
+    if not usable or not connection.is_open or stream.poisoned or not connection.codec.can_reuse:
+        connection.close()
+    else:
+        keep(connection, now)
+
+
+def keep(connection: UpstreamConnection, now: float) -> None:
+    """Nothing stands against another exchange on `connection`: make it an idle one, if there is room for it."""
+    endpoint = connection.endpoint
     if (
-        not usable
-        or not connection.is_open
-        or stream.poisoned
-        or not connection.codec.can_reuse
-        or endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
+        endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
     ):
         connection.close()
         return
+    connection.serving = None
     connection.idle_since = now
+    connection.enter()
     endpoint.idle.append(connection)

@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 
 import attrs
 import trio
@@ -24,9 +24,11 @@ from tcpgate.net.address import SocketAddress, describe, number_of
 from tcpgate.net.listen import accept_forever
 from tcpgate.net.stream import Stream
 from tcpgate.proxy import answer
+from tcpgate.proxy.express import HttpRider
 from tcpgate.proxy.flow import TcpConnection
-from tcpgate.proxy.http import HttpConnection
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
+from tcpgate.proxy.prepared import HttpListener
+from tcpgate.proxy.rider import Connection
 from tcpgate.state.runtime import UpstreamRuntime
 from tcpgate.state.snapshot import (
     LISTENER_ACCEPTED,
@@ -36,7 +38,6 @@ from tcpgate.state.snapshot import (
     Snapshot,
 )
 from tcpgate.stats.record import AccessRecord
-from tcpgate.units import Address
 
 COURTESY = 0.001
 """Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by
@@ -45,27 +46,6 @@ time and not by turns: if the others are busy too, nobody waits longer than this
 
 ACCEPT_TOLD_EVERY = 30.0
 """Seconds between two events of a listener that cannot accept."""
-
-
-class Connection(Protocol):
-    """What a listener asks of an open connection."""
-
-    async def run(self) -> None:
-        """Serve it to its end. Never raises but Cancelled."""
-        ...
-
-    def leave(self) -> None:
-        """End as soon as nothing is under way."""
-        ...
-
-    def cut_by(self, deadline: float) -> None:
-        """Be over by `deadline`, whatever is under way."""
-        ...
-
-    @property
-    def is_long(self) -> bool:
-        """Whether it may last as long as its ends like (a tunnel, a tcp flow), so a drain has to spread the cuts."""
-        ...
 
 
 @attrs.define(eq=False)
@@ -84,8 +64,11 @@ class ListenerServer:
     _nursery: trio.Nursery | None = None
     _retire: trio.Event = attrs.field(factory=trio.Event)
     _ended: trio.Event = attrs.field(factory=trio.Event)
+    _empty: trio.Event = attrs.field(factory=trio.Event)
+    """Set when a connection ends, for whoever waits for the last one."""
     _drain: float = 0.0
     _quiet_until: float = -math.inf
+    _http: HttpListener | None = None
 
     def __attrs_post_init__(self) -> None:
         self._follow()
@@ -93,6 +76,8 @@ class ListenerServer:
     def _follow(self) -> None:
         self.snapshot = self.plane.snapshot
         self.upstream = self.plane.runtime.upstreams.get(self.plan.spec.upstream or "")
+        if self.upstream is None:
+            self._http = HttpListener(self.plane, self.plan) if self._http is None else self._http.renew(self.plan)
 
     async def run(self) -> None:
         """Accept until retired, then wait for the open connections or the end of their drain."""
@@ -104,7 +89,12 @@ class ListenerServer:
                 self._ask_to_leave(trio.current_time())
                 # Connections have their own deadlines; this is the wall behind them.
                 open_connections.cancel_scope.deadline = trio.current_time() + self._drain + 1
+                while self.connections:
+                    self._empty = trio.Event()
+                    await self._empty.wait()
         finally:
+            for connection in list(self.connections):
+                connection.stop()
             self._ended.set()
 
     def renew(self, plan: ListenerPlan, sockets: Mapping[str, socket.socket]) -> None:
@@ -190,30 +180,48 @@ class ListenerServer:
         if self._open_everywhere() >= plan.spec.max_connections:
             self._refuse(sock, sockaddr)
             return
-        stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
-        connection = self._connection(stream, number_of(sockaddr))
-        self.connections.add(connection)
         page[plan.block + LISTENER_CONNECTIONS] += 1
         page[WORKER_CONNECTIONS] += 1
+        if self.upstream is not None:
+            self._begin_flow(sock, sockaddr, self.upstream)
+            return
+        assert self._http is not None
+        rider = HttpRider(self, self._http, sock, sockaddr)
+        self._begin(rider)
+        rider.begin()
+
+    def _begin(self, connection: Connection) -> None:
+        self.connections.add(connection)
         if self._retire.is_set():
             connection.leave()
             connection.cut_by(trio.current_time() + self._drain)
-        assert self._nursery is not None
-        self._nursery.start_soon(self._serve, connection, plan)
 
-    def _connection(self, stream: Stream, address: Address | None) -> Connection:
-        if self.upstream is not None:
-            return TcpConnection(self.plane, self.plan, stream, address, self.upstream)
-        return HttpConnection(self.plane, self.plan, stream, address, self.snapshot)
+    def _begin_flow(self, sock: socket.socket, sockaddr: SocketAddress, upstream: UpstreamRuntime) -> None:
+        stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
+        flow = TcpConnection(self.plane, self.plan, stream, number_of(sockaddr), upstream)
+        self._begin(flow)
+        self.start(partial(self._run_flow, flow))
 
-    async def _serve(self, connection: Connection, plan: ListenerPlan) -> None:
+    async def _run_flow(self, flow: TcpConnection) -> None:
         try:
-            await connection.run()
+            await flow.run()
         finally:
-            self.connections.discard(connection)
-            page = self.plane.page
-            page[plan.block + LISTENER_CONNECTIONS] -= 1
-            page[WORKER_CONNECTIONS] -= 1
+            self.ended(flow)
+
+    # -- what its connections ask of it -----------------------------------------------------------------------------
+
+    def start(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` as a task in the nursery of open connections."""
+        assert self._nursery is not None
+        self._nursery.start_soon(work)
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        page = self.plane.page
+        page[self.plan.block + LISTENER_CONNECTIONS] -= 1
+        page[WORKER_CONNECTIONS] -= 1
+        self._empty.set()
 
     def _open_everywhere(self) -> int:
         meter = self.plane.runtime.meter

@@ -1,0 +1,149 @@
+"""What a head that the express codec has read comes to at one listener: its route, its upstream, the bytes that go there.
+
+Made once per head and generation: a client that sends the same head again finds it ready (`ExpressRequest.note`).
+What differs from one connection to the next (the forwarding fields) or from one exchange to the next (the request id,
+the endpoint) is put between the parts.
+
+None of this decides anything on its own: the route comes from the snapshot's table, the fields from the codec, as on the
+readable path. What only that path can do has no `Prepared`.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+import attrs
+
+from tcpgate.codec import forwarded
+from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
+from tcpgate.codec.express import ExpressRequest, RequestHeads
+from tcpgate.policy.path import match_path
+from tcpgate.policy.route import Found
+from tcpgate.proxy.plane import Plane
+from tcpgate.state.keys import key_of
+from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
+from tcpgate.state.snapshot import ListenerPlan, RoutePlan, Snapshot
+from tcpgate.stats import plain
+from tcpgate.units import Address
+
+MAX_TARGETS = 4096
+"""How many are kept of what is rendered once: of access lines, a pair of route and endpoint; of forwarding fields, a
+client and the host it asks for. Beyond that they are all forgotten."""
+
+
+class _HeadFields:
+    """A head's fields, read in full only if a route asks for one."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: ExpressRequest) -> None:
+        self._request = request
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a field by its lower-case name."""
+        return self._request.head().fields.all(name)
+
+
+@attrs.frozen
+class _Bare:
+    """As much of a request as decides its forwarding fields, where the peer's own do not count."""
+
+    authority: bytes
+    fields: Fields = NO_FIELDS
+    version: Version = b"1.1"
+
+
+class Prepared:
+    """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
+
+    __slots__ = ("block", "end", "host", "is_head", "length", "method", "path", "plan", "request", "snapshot", "start")
+
+    def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
+        self.request = request
+        self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
+        self.plan = plan
+        self.block = plan.block
+        self.length = request.length or 0
+        """Of the body."""
+        method, query = request.method, request.query
+        target = request.path if query is None else b"%b?%b" % (request.path, query)
+        self.start = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method, target, request.authority, request.lines)
+        """Up to the forwarding fields."""
+        length = request.length
+        self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
+        """From behind the request id to the end of the head."""
+        self.is_head = method == b"HEAD"
+        self.method = method.decode("latin-1")
+        self.host = request.host.decode("latin-1")
+        self.path = request.path.decode("latin-1")
+
+
+class HttpListener:
+    """What the connections of one http listener share in one worker: what they have learnt of heads and lines."""
+
+    def __init__(self, plane: Plane, plan: ListenerPlan) -> None:
+        self.plane = plane
+        self.plan = plan
+        limits = plan.spec.limits
+        self.heads = RequestHeads(Limits(head=limits.head, headers=limits.headers, target=limits.target))
+        self._forwarding: dict[tuple[Address | None, int | None, bytes], bytes] = {}
+        self._targets: dict[tuple[RoutePlan, EndpointRuntime], plain.Target] = {}
+
+    def renew(self, plan: ListenerPlan) -> HttpListener:
+        """For connections that come after a reload; the same object if nothing that it has learnt depends on the
+        change."""
+        return self if plan is self.plan else HttpListener(self.plane, plan)
+
+    def prepare(self, request: ExpressRequest, snapshot: Snapshot) -> Prepared | None:
+        """What `request` comes to; None: the readable path has to see to it."""
+        path = match_path(request.path)
+        if path is None or path != request.path or (request.length or 0) > self.plan.spec.limits.body:
+            return None
+        match = snapshot.table.match(
+            self.plan.name, request.method, request.host, path, _HeadFields(request), request.query
+        )
+        if not isinstance(match, Found):
+            return None
+        plan = snapshot.routes[match.name]
+        if plan.filters or plan.spec.respond is not None or plan.spec.redirect is not None:
+            return None
+        prepared = Prepared(request, snapshot, plan)
+        request.note = prepared
+        return prepared
+
+    def upstream(self, prepared: Prepared, client: str) -> UpstreamRuntime | None:
+        """Where it goes; None: a reload has just removed that."""
+        plan = prepared.plan
+        name = plan.spec.upstream
+        if plan.split is not None:
+            name = plan.split.choose(self.key(plan.spec.split_key, prepared, client))
+        return self.plane.runtime.upstreams.get(name or "")
+
+    def key(self, rule: str, prepared: Prepared, client: str) -> int:
+        """What is hashed on."""
+        return key_of(rule, client, None if rule == "source" else prepared.request.head())
+
+    def forwarding(self, address: Address | None, port: int | None, authority: bytes) -> bytes:
+        """The forwarding fields of a peer that speaks for itself, as lines, with the beginning of X-Request-Id's."""
+        key = (address, port, authority)
+        found = self._forwarding.get(key)
+        if found is None:
+            fields = forwarded.forwarding_fields(
+                _Bare(authority), peer=address, trusted=False, secure=False, port=port, name=self.plane.name
+            )
+            found = b"".join([b"%b: %b\r\n" % pair for pair in fields]) + b"X-Request-Id: "
+            if len(self._forwarding) >= MAX_TARGETS:
+                self._forwarding.clear()
+            self._forwarding[key] = found
+        return found
+
+    def target(self, plan: RoutePlan, endpoint: EndpointRuntime) -> plain.Target:
+        """The part of an access line that is the same for a route and an endpoint."""
+        found = self._targets.get((plan, endpoint))
+        if found is None:
+            if len(self._targets) >= MAX_TARGETS:
+                self._targets.clear()
+            found = self._targets[plan, endpoint] = plain.target_of(
+                self.plan.name, plan.name, endpoint.upstream, endpoint.name, f"routes.{plan.name}"
+            )
+        return found
