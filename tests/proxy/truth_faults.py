@@ -537,7 +537,7 @@ endpoints = ["127.0.0.1:$dead"]
         "half a body, and the exchange's time is over",
         "200 exchange_timeout",
         watched(LONG[:1500]),
-        route='timeout = "200ms"',
+        route='timeout = "800ms"',
     ),
     Row(
         name="a full house",
