@@ -22,7 +22,7 @@ from tcpgate.codec.forwarded import believes_proxy
 from tcpgate.codec.grammar import FRAMING_NAMES, MAX_LENGTH, is_disguised, parse_field
 from tcpgate.codec.hop import NOT_DOWNSTREAM, NOT_UPSTREAM
 from tcpgate.codec.memo import NEVER, Memo
-from tcpgate.codec.syntax import OWS, VALUE_CHAR, is_token, split_list
+from tcpgate.codec.syntax import OWS, VALUE_CHAR, split_list
 from tcpgate.codec.target import parse_authority
 from tcpgate.errors import ClientError
 
@@ -37,6 +37,8 @@ MAX_NAMES = 512
 MAX_NAME = 64
 """Longer names are judged each time (bytes)."""
 
+_name = re.compile(rb"[0-9A-Za-z_-]++").fullmatch
+"""Of a token, what names are made of. The rest is legal and unheard of."""
 _TIDY = re.compile(rb": [\x21-\x7e\x80-\xff][" + VALUE_CHAR + rb"]*+\r\n")
 """From the colon on: what a field line looks like that goes on as it came, if no white space ends its value."""
 _DIGITS = re.compile(rb"[0-9]{1,19}")
@@ -154,7 +156,7 @@ _OF_RESPONSES: dict[bytes, Rule] = (
 
 def rule_of_request(name: bytes) -> Rule:
     """What becomes of fields of that name. Raises `Declined`."""
-    if not is_token(name) or is_disguised(name, FRAMING_NAMES):
+    if not _name(name) or is_disguised(name, FRAMING_NAMES):
         raise Declined
     rule = _OF_REQUESTS.get(name.lower())
     if rule is not None:
@@ -164,7 +166,7 @@ def rule_of_request(name: bytes) -> Rule:
 
 def rule_of_response(name: bytes) -> Rule:
     """As `rule_of_request`."""
-    if not is_token(name):
+    if not _name(name):
         raise Declined
     return _OF_RESPONSES.get(name.lower(), _written)
 

@@ -1,0 +1,162 @@
+"""The express codec under heads that hypothesis makes: never another verdict than the readable path's, never two."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcpgate.codec import express, lines
+from tcpgate.codec.events import RESPONSE_LIMITS, Limits
+from tcpgate.codec.express import RequestHeads, ResponseHeads
+from tests.codec import messages
+from tests.codec.everyday import REQUESTS, RESPONSES
+from tests.codec.express_oracle import facts_of_request, facts_of_response, hold_request, hold_response
+
+LIMITS = Limits(head=2000, headers=12, target=60)
+"""Small, so that heads reach them."""
+
+NAMES = [
+    *("Accept", "x-any", "X-Any", "Cookie", "Host", "host", "Content-Length", "content-length", "Content_Length"),
+    *("Transfer-Encoding", "Transfer_Encoding", "Connection", "connection", "Keep-Alive", "Proxy-Connection", "Close"),
+    *("TE", "Trailer", "Upgrade", "Expect", "Via", "Forwarded", "X-Forwarded-For", "X_Forwarded_For", "X-Real-IP"),
+    *("X-Request-Id", "x_request_id", "Authorization", "Content-Type", "Proxy-Authorization", "Proxy", "Date", "ETag"),
+    *("Max-Forwards", "HTTP2-Settings", "Proxy-Authenticate", "Proxy-Authentication-Info", "Set-Cookie", "Age", "!"),
+]
+VALUES = [
+    *("", "a", "a b", "a, b", '"a"', "a.test", "a.test:80", "[::1]", "a.test.", "5", "0", "05", "-1", "5,5", "5 "),
+    *("9223372036854775807", "9223372036854775808", "chunked", "Chunked", "gzip, chunked", "close", "keep-alive"),
+    *("Keep-Alive, close", "x-any", "te", "100-continue", "websocket", "trailers", "\xe4\xff", "\x00", "\x0b", "\x7f"),
+    *("a\r", "a\n", "a\r\n b", "a\tb", "x" * 300, "1.1 gate", ", close,", "upgrade, close"),
+]
+COLONS = [": "] * 12 + [":", ":\t ", " : ", " :", "", ":\x0c", "::"]
+TAILS = [""] * 12 + [" ", "\t", " \t ", "\x0b"]
+ENDS = ["\r\n"] * 60 + ["\n", "\r", "\r\r\n", "\r\n ", "\r\n\r\n", "\n\r\n", ""]
+REQUEST_LINES = [
+    *("GET / HTTP/1.1", "POST /a/b?c=d HTTP/1.1", "HEAD /%41?? HTTP/1.1", "OPTIONS /x HTTP/1.1", "DELETE //x HTTP/1.1"),
+    *("PUT /a/../b HTTP/1.1", 'PATCH /?"<>`\\ HTTP/1.1', "GET /[]|^{}? HTTP/1.1", "GET /" + "a" * 59 + " HTTP/1.1"),
+]
+ODD_REQUEST_LINES = [
+    *(
+        "TRACE / HTTP/1.1",
+        "CONNECT a:1 HTTP/1.1",
+        "OPTIONS * HTTP/1.1",
+        "GET http://b.test/ HTTP/1.1",
+        "GET /%00 HTTP/1.1",
+    ),
+    *("GET / HTTP/1.0", "GET / HTTP/1.2", "get / HTTP/1.1", "GET /\\ HTTP/1.1", "GET /# HTTP/1.1", "GET  / HTTP/1.1"),
+    *(
+        "GET /" + "a" * 60 + " HTTP/1.1",
+        "PUT /" + "a" * 60 + " HTTP/1.1",
+        "GET /\xe4 HTTP/1.1",
+        "",
+        "\r\nGET / HTTP/1.1",
+    ),
+]
+STATUS_LINES = [
+    *("HTTP/1.1 200 OK", "HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified", "HTTP/1.1 500 ", "HTTP/1.1 299"),
+    *("HTTP/1.1 404  a\tb ", "HTTP/1.1 407 X", "HTTP/1.1 426 X", "HTTP/1.1 205 X", "HTTP/1.1 302 \xe4"),
+]
+ODD_STATUS_LINES = [
+    *(
+        "HTTP/1.1 100 Continue",
+        "HTTP/1.1 101 X",
+        "HTTP/1.0 200 OK",
+        "HTTP/1.1 600 X",
+        "HTTP/1.1 200 \x00",
+        "HTTP/1.1 2",
+    ),
+]
+
+
+@st.composite
+def field_lines(draw: st.DrawFn) -> str:
+    """One line, legal or nearly."""
+    name, value = draw(st.sampled_from(NAMES)), draw(st.sampled_from(VALUES))
+    return name + draw(st.sampled_from(COLONS)) + value + draw(st.sampled_from(TAILS))
+
+
+@st.composite
+def good_lines(draw: st.DrawFn) -> str:
+    """One line that may stand in a plain head."""
+    name = draw(st.sampled_from([name for name in NAMES if name not in ("Host", "host", "!")]))
+    return f"{name}: {draw(st.sampled_from(['a', 'close', 'keep-alive', '5', 'chunked', 'a, b', '']))}"
+
+
+@st.composite
+def heads(draw: st.DrawFn, firsts: list[str], odd: list[str], always: list[str]) -> bytes:
+    """A head of pieces: most of them well-formed, so that a few oddities are met at a time."""
+    first = draw(st.one_of(st.sampled_from(firsts), st.sampled_from(firsts), st.sampled_from(odd)))
+    good = draw(st.lists(good_lines(), max_size=6))
+    some = draw(st.lists(field_lines(), max_size=draw(st.sampled_from([0, 1, 2, 12]))))
+    fields = draw(st.permutations([*draw(st.sampled_from([always, always, []])), *good, *some]))
+    ends = draw(st.lists(st.sampled_from(ENDS), min_size=len(fields) + 1, max_size=len(fields) + 1))
+    text = "".join(line + end for line, end in zip([first, *fields], ends, strict=True))
+    return text.encode("latin-1") + b"\r\n"
+
+
+request_heads = st.one_of(
+    heads(REQUEST_LINES, ODD_REQUEST_LINES, ["Host: a.test"]),
+    messages.bent([*REQUESTS.values(), *messages.REQUEST_SEEDS]).map(
+        lambda raw: raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    ),
+    messages.bent([*REQUESTS.values()]),
+)
+response_heads = st.one_of(
+    heads(STATUS_LINES, ODD_STATUS_LINES, ["Content-Length: 3"]),
+    messages.bent([*RESPONSES.values(), *messages.RESPONSE_SEEDS]).map(
+        lambda raw: raw.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    ),
+    messages.bent([*RESPONSES.values()]),
+)
+
+
+class Forgetful:
+    """The same readers with memories of two entries, so that generations turn all the time."""
+
+    def __init__(self) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for module, name in ((express, "MAX_HEADS"), (lines, "MAX_LINES"), (lines, "MAX_NAMES")):
+                patch.setattr(module, name, 2)
+            self.requests, self.responses = RequestHeads(LIMITS), ResponseHeads(RESPONSE_LIMITS)
+
+
+WARM, WARM_RESPONSES, FORGETFUL = RequestHeads(LIMITS), ResponseHeads(RESPONSE_LIMITS), Forgetful()
+"""They live through all examples: what one of them leaves behind must not touch another."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(request_heads)
+def test_a_request_that_is_taken_means_what_the_readable_path_finds(raw: bytes) -> None:
+    cold = RequestHeads(LIMITS).read(raw)
+    if cold is not None:
+        hold_request(cold, raw, LIMITS)
+    for reader in (WARM, FORGETFUL.requests):
+        for _ in range(5):
+            assert facts_of_request(reader.read(bytes(bytearray(raw)))) == facts_of_request(cold)
+
+
+@settings(max_examples=400, deadline=None)
+@given(response_heads, st.sampled_from([b"GET", b"HEAD"]))
+def test_a_response_that_is_taken_means_what_the_readable_path_finds(raw: bytes, method: bytes) -> None:
+    cold = ResponseHeads(RESPONSE_LIMITS).read(raw)
+    if cold is not None:
+        hold_response(cold, raw, RESPONSE_LIMITS, method)
+    for reader in (WARM_RESPONSES, FORGETFUL.responses):
+        for _ in range(4):
+            assert facts_of_response(reader.read(bytes(bytearray(raw)))) == facts_of_response(cold)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(request_heads, st.sampled_from([*REQUESTS.values()])), min_size=2, max_size=12), st.data())
+def test_a_verdict_does_not_depend_on_what_was_read_before(raws: list[bytes], data: st.DataObject) -> None:
+    warm = RequestHeads(LIMITS)
+    for raw in data.draw(st.permutations(raws * 3)):
+        assert facts_of_request(warm.read(raw)) == facts_of_request(RequestHeads(LIMITS).read(raw))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_no_bytes_make_a_reader_raise(raw: bytes) -> None:
+    WARM.read(raw), WARM.read(raw + b"\r\n\r\n"), WARM.read(b"GET / HTTP/1.1\r\n" + raw + b"\r\n\r\n")
+    WARM_RESPONSES.read(raw), WARM_RESPONSES.read(b"HTTP/1.1 200 OK\r\n" + raw + b"\r\n\r\n")
