@@ -121,9 +121,8 @@ class Attempt:
     def _take_over(self, begun: Begun) -> pool.UpstreamConnection:
         """Go on where the lane was: with its connection, or with its failure to make one."""
         up = self.up = begun.up
-        if up is None:
-            assert begun.failure is not None
-            raise begun.failure
+        if up is None or begun.failure is not None:
+            raise begun.failure or Bug("nothing to go on with")
         self._seen_before = up.stream.bytes_in
         self.connected_at = begun.connected_at
         up.stream.give_back(begun.received, begun.broken)

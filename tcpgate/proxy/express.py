@@ -34,7 +34,7 @@ from tcpgate.codec.express import ExpressResponse
 from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Side, UpstreamError
 from tcpgate.net.address import SocketAddress, Target, describe, number_of, port_of
 from tcpgate.net.connect import Connecting
-from tcpgate.net.lane import READ, WRITE
+from tcpgate.net.lane import READ, SWEEP_EVERY, WRITE
 from tcpgate.net.stream import READ_SIZE, Stream, lost
 from tcpgate.proxy import account, pool
 from tcpgate.proxy.begun import Begun
@@ -119,6 +119,13 @@ class HttpRider:
     def is_long(self) -> bool:
         """A tunnel."""
         return self._task is not None and self._task.is_long
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the client's that are held for later."""
+        if self._task is not None:
+            return self._task.codec.buffered
+        return len(self.data) + sum(map(len, self.more))
 
     def leave(self) -> None:
         """End as soon as no exchange is under way; the answer to the current one says Connection: close."""
@@ -224,13 +231,14 @@ class HttpRider:
         self._gone()
 
     def on_fault(self, exc: Exception) -> None:
-        """A bug in what the lane called: it costs this connection."""
-        if self.state in (CONNECTING, ASKED):
-            self._drop_exchange(Bug(repr(exc)))
-        elif self.state == FLOWING:
+        """A bug in what the lane called. Before the answer has begun the readable path may do better, or says 500."""
+        if self.state == FLOWING:
             self.cut(Bug(repr(exc)))
-            return
-        if self.state != AWAY:
+        elif self.state in (CONNECTING, ASKED):
+            self._give_up(failure=Bug(repr(exc)))
+        elif self.state == IDLE and self.data:
+            self._hand_over(self.data)
+        elif self.state != AWAY:
             self._gone()
 
     # -- the client speaks ------------------------------------------------------------------------------------------
@@ -275,6 +283,7 @@ class HttpRider:
 
     def _take(self, data: bytes) -> None:
         """A next request begins with `data`."""
+        self.data = data
         end = data.find(b"\r\n\r\n") + 4
         request = None
         if end > 3:
@@ -296,7 +305,7 @@ class HttpRider:
         if whole > len(data):
             self._await_rest(data, prepared)
             return
-        self.data, self.used, self.prepared = data, whole, prepared
+        self.used, self.prepared = whole, prepared
         self.closes = not request.keep_alive
         self._ask(prepared, data[end:whole] if prepared.length else b"")
 
@@ -304,11 +313,8 @@ class HttpRider:
         """A small body may be one read behind its head. A longer one, or one that is slow, is a task's."""
         if prepared.length > SMALL_BODY:
             self._hand_over(data)
-        elif not self.data:
-            self.deadline = self.lane.clock()  # the next sweep but one, at most, hands it over
-            self.data = data
         else:
-            self.data = data
+            self.deadline = min(self.deadline, self.lane.clock() + SWEEP_EVERY)
 
     def _follow(self) -> Snapshot:
         """The generation to go by: the newest that has this listener."""

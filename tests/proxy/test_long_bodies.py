@@ -102,7 +102,7 @@ async def test_an_endpoint_that_does_not_read_holds_the_client_back(tmp_path: Pa
             while True:
                 sent += await stream.socket.send(PIECE)
         (connection,) = plane.servers["web"].connections
-        assert connection.codec.buffered < 200_000  # type: ignore[attr-defined]
+        assert connection.buffered < 200_000  # type: ignore[attr-defined]
         assert sent < 40 << 20
         go.set()
         while sent < 40 << 20:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from tcpgate.errors import REASONS, Reason
-from tcpgate.proxy import heads
+from tcpgate.state.runtime import UpstreamRuntime
 from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
 from tests.proxy.scripted import busy, settled
@@ -360,10 +360,10 @@ async def play_file_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None
         async with stream:
             await settled(plane, connections=1)  # accepted, before there are no descriptors left
 
-            def none_left(*_: object) -> socket.socket:
+            def none_left(*_: object, **__: object) -> socket.socket:
                 raise OSError(errno.EMFILE, "Too many open files")
 
-            monkeypatch.setattr("tcpgate.net.dial.socket.socket", none_left)
+            monkeypatch.setattr("tcpgate.net.connect.socket.SocketType", none_left)
             await stream.send_all(GET)
             said = await read_request(stream)
             record = await plane.record()
@@ -376,7 +376,7 @@ async def play_bug(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> int:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr(heads, "outgoing", broken)
+    monkeypatch.setattr(UpstreamRuntime, "pick", broken)
     async with serving(stage.folder, config(await stage.good())) as plane:
         said = await talk(plane.port(), GET)
         record = await plane.record()
