@@ -170,10 +170,8 @@ class _Relay:
             if now >= until:
                 break
             await trio.sleep_until(until)  # meanwhile the halves may have moved `until` on
-        if now >= deadline:
-            self.end(Reason.EXCHANGE_TIMEOUT, Side.GATEWAY, "the flow's whole time is over")
-        else:
-            self.end(Reason.IDLE_TIMEOUT, Side.GATEWAY, f"nothing moved for {idle:g}s")
+        reason, detail = which_time(now, idle, deadline)
+        self.end(reason, Side.GATEWAY, detail)
 
     def end(self, reason: Reason, side: Side, detail: str) -> None:
         """It is over. The first to say so is right: what follows is only the echo of it."""
@@ -205,6 +203,13 @@ class _Relay:
             bytes_out=self.flow.bytes_out,
             detail=self.detail,
         )
+
+
+def which_time(now: float, idle: float, deadline: float) -> tuple[Reason, str]:
+    """Which of the two times is over, now that one is: the reason, and its detail."""
+    if now >= deadline:
+        return Reason.EXCHANGE_TIMEOUT, "the flow's whole time is over"
+    return Reason.IDLE_TIMEOUT, f"nothing moved for {idle:g}s"
 
 
 @attrs.define(eq=False)

@@ -75,30 +75,34 @@ class TcpConnection:
             log.exception("flow failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
 
     def _record(self, flow: FlowRecord) -> None:
-        """Close the books of a flow."""
-        connecting = sum(attempt.seconds for attempt in flow.attempts)
-        self.plane.close_books(
-            self.plan.block,
-            AccessRecord(
-                ts=self.plane.wall(),
-                id=self.plane.new_id(),
-                listener=flow.listener,
-                upstream=flow.upstream,
-                endpoint=flow.endpoint,
-                attempts=[Attempt(one.endpoint, one.reason, one.seconds * 1000) for one in flow.attempts],
-                client=self.client,
-                peer=flow.client,
-                proto="tcp",
-                answered_by=flow.ended_by,
-                reason=flow.reason,
-                rule=f"listeners.{flow.listener}",
-                detail=flow.detail,
-                t=Phases(connect=connecting, total=flow.seconds),
-                bytes_in=flow.bytes_in,
-                bytes_out=flow.bytes_out,
-                generation=self._generation,
-            ),
-        )
+        close_books(self.plane, self.plan, self._generation, self.client, flow)
+
+
+def close_books(plane: Plane, plan: ListenerPlan, generation: int, client: str, flow: FlowRecord) -> None:
+    """The end of every flow: its counters and its access record. `client`: its address, without the port."""
+    connecting = sum(attempt.seconds for attempt in flow.attempts)
+    plane.close_books(
+        plan.block,
+        AccessRecord(
+            ts=plane.wall(),
+            id=plane.new_id(),
+            listener=flow.listener,
+            upstream=flow.upstream,
+            endpoint=flow.endpoint,
+            attempts=[Attempt(one.endpoint, one.reason, one.seconds * 1000) for one in flow.attempts],
+            client=client,
+            peer=flow.client,
+            proto="tcp",
+            answered_by=flow.ended_by,
+            reason=flow.reason,
+            rule=f"listeners.{flow.listener}",
+            detail=flow.detail,
+            t=Phases(connect=connecting, total=flow.seconds),
+            bytes_in=flow.bytes_in,
+            bytes_out=flow.bytes_out,
+            generation=generation,
+        ),
+    )
 
 
 @attrs.define(eq=False)

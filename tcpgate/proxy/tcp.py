@@ -13,7 +13,7 @@ Owner: one task per flow, in the worker's nursery of open connections.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Generic, Protocol, TypeVar
@@ -148,6 +148,9 @@ class FlowService(Generic[E]):
     """Those that are open: what a drain cuts and `tcpgate tree` shows."""
 
 
+CUT = "cut while it was open"
+"""The detail of a flow that a drain, or the worker's end, has cut."""
+
 # -- a flow's life --------------------------------------------------------------------------------------------------
 
 
@@ -164,7 +167,7 @@ async def serve_flow(downstream: Stream, service: FlowService[E], *, key: int, f
     except GateError as exc:
         story.end(exc.side, exc.reason, exc.detail)
     except trio.Cancelled:
-        story.end(Side.GATEWAY, Reason.DRAINED, "cut while it was open")
+        story.end(Side.GATEWAY, Reason.DRAINED, CUT)
         raise
     finally:
         downstream.abort()  # the relay has closed it, unless there was none
@@ -177,7 +180,7 @@ async def _connect_and_relay(
 ) -> None:
     """Try endpoints until one connects, then relay over it. Raises the last attempt's error, or Refused."""
     while True:
-        endpoint = _pick(service.upstream, key, story)
+        endpoint = next_endpoint(service.upstream, key, story.attempts, story.failure)
         with _in_flight(service.upstream, endpoint):
             upstream = await _attempt(service, endpoint, story)
             if upstream is None:
@@ -199,14 +202,16 @@ async def _connect_and_relay(
             return
 
 
-def _pick(upstream: FlowUpstream[E], key: int, story: _Story) -> E:
-    """Another endpoint than those that were tried; raises the last failure if there is none, or no attempt left."""
-    if len(story.attempts) < upstream.retry.attempts:
-        tried = {attempt.endpoint for attempt in story.attempts}
+def next_endpoint(
+    upstream: FlowUpstream[E], key: int, attempts: Sequence[FlowAttempt], failure: UpstreamError | None
+) -> E:
+    """Another endpoint than those that were tried; raises the last `failure` if there is none, or no attempt left."""
+    if len(attempts) < upstream.retry.attempts:
+        tried = {attempt.endpoint for attempt in attempts} if attempts else ()
         endpoint = upstream.pick(key, tried, trio.current_time())
         if endpoint is not None:
             return endpoint
-    raise story.failure or Refused(Reason.NO_ENDPOINT, upstream.why_none())
+    raise failure or Refused(Reason.NO_ENDPOINT, upstream.why_none())
 
 
 @contextmanager

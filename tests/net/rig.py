@@ -1,4 +1,4 @@
-"""A relay between two loopback connections, with hands on both far ends."""
+"""A relay between two loopback connections, in tasks or in the lane, with hands on both far ends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol
 
 import attrs
+import pytest
 import trio
 
 from tcpgate.errors import Reason, Side
+from tcpgate.net.lane import Lane
+from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.relay import Flow, RelayOutcome, relay
 from tcpgate.net.stream import Stream
@@ -74,13 +78,31 @@ class End:
         return False
 
 
+class Watched(Protocol):
+    """What can be seen of a relay, and the handle to cut it."""
+
+    @property
+    def bytes_in(self) -> int:
+        """From the client, handed on."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """From the endpoint, handed on."""
+        ...
+
+    def cut(self, reason: Reason) -> None:
+        """End it with a reset of both sides."""
+        ...
+
+
 @attrs.define(eq=False)
 class Rig:
     """One running relay."""
 
     client: End
     server: End
-    flow: Flow
+    flow: Watched
     nursery: trio.Nursery
     over: trio.Event = attrs.field(factory=trio.Event)
     _outcome: RelayOutcome | None = None
@@ -90,6 +112,30 @@ class Rig:
         await self.over.wait()
         assert self._outcome is not None
         return self._outcome
+
+
+class Relaying(Protocol):
+    """`relaying` and `relaying_in_lane`, as far as both can do it."""
+
+    def __call__(
+        self,
+        loopback: Loopback,
+        pipes: PipePool,
+        *,
+        idle: float = 30.0,
+        total: float = math.inf,
+        closed: Reason = Reason.TUNNEL_CLOSED,
+        buffer: int = 0,
+        unix: bool = False,
+    ) -> AbstractAsyncContextManager[Rig]:
+        """A relay that runs until it is over or the block is left."""
+        ...
+
+
+def _pair(loopback: Loopback, unix: bool, buffer: int) -> tuple[socket.socket, trio.socket.SocketType]:
+    ours, theirs = socket.socketpair() if unix else loopback.pair(buffer=buffer)
+    theirs.setblocking(False)
+    return loopback.own(ours), trio.socket.from_stdlib_socket(loopback.own(theirs))
 
 
 @asynccontextmanager
@@ -108,15 +154,11 @@ async def relaying(
 ) -> AsyncIterator[Rig]:
     """A relay that runs until it is over or the block is left."""
 
-    def pair() -> tuple[socket.socket, trio.socket.SocketType]:
-        ours, theirs = socket.socketpair() if unix else loopback.pair(buffer=buffer)
-        theirs.setblocking(False)
-        return loopback.own(ours), trio.socket.from_stdlib_socket(loopback.own(theirs))
-
-    (down, client), (up, server) = pair(), pair()
+    (down, client), (up, server) = _pair(loopback, unix, buffer), _pair(loopback, unix, buffer)
     downstream, upstream = Stream(down, Side.CLIENT), Stream(up, Side.UPSTREAM)
+    flow = flow or Flow()
     async with trio.open_nursery() as nursery:
-        rig = Rig(End(client), End(server), flow or Flow(), nursery)
+        rig = Rig(End(client), End(server), flow, nursery)
 
         async def run() -> None:
             rig._outcome = await relay(
@@ -125,7 +167,7 @@ async def relaying(
                 idle=idle,
                 deadline=trio.current_time() + total,
                 pipes=pipes,
-                flow=rig.flow,
+                flow=flow,
                 closed=closed,
                 to_upstream=to_upstream,
                 to_downstream=to_downstream,
@@ -137,3 +179,95 @@ async def relaying(
         nursery.start_soon(run)
         yield rig
         nursery.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class LaneOwner:
+    """The rider of a relay in the lane."""
+
+    closed: Reason
+    relay: LaneRelay | None = None
+    rig: Rig | None = None
+    fault: Exception | None = None
+
+    @property
+    def bytes_in(self) -> int:
+        """From the client."""
+        assert self.relay is not None
+        return self.relay.client.moved
+
+    @property
+    def bytes_out(self) -> int:
+        """From the endpoint."""
+        assert self.relay is not None
+        return self.relay.endpoint.moved
+
+    def cut(self, reason: Reason) -> None:
+        """As a drain does it."""
+        assert self.relay is not None
+        self.relay.cut(reason)
+
+    def sweep(self, now: float) -> None:
+        """The lane's sweep."""
+        assert self.relay is not None
+        if not self.relay.over:
+            self.relay.sweep(now)
+
+    def relayed(self, outcome: RelayOutcome) -> None:
+        """Over."""
+        assert self.rig is not None
+        assert not self.rig.over.is_set()
+        reason = self.closed if outcome.reason is Reason.OK else outcome.reason
+        self.rig._outcome = attrs.evolve(outcome, reason=reason)
+        self.rig.over.set()
+
+    def on_fault(self, exc: Exception) -> None:
+        """A bug."""
+        self.fault = exc
+        self.cut(Reason.BUG)
+
+
+@asynccontextmanager
+async def relaying_in_lane(
+    loopback: Loopback,
+    pipes: PipePool,
+    *,
+    idle: float = 30.0,
+    total: float = math.inf,
+    closed: Reason = Reason.TUNNEL_CLOSED,
+    buffer: int = 0,
+    unix: bool = False,
+) -> AsyncIterator[Rig]:
+    """The same in a lane of its own."""
+    (down, client), (up, server) = _pair(loopback, unix, buffer), _pair(loopback, unix, buffer)
+    lane, owner = Lane(trio.current_time), LaneOwner(closed)
+    relay = owner.relay = LaneRelay(
+        lane, pipes, raw(down), raw(up), owner, idle=idle, deadline=trio.current_time() + total
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            rig = owner.rig = Rig(End(client), End(server), owner, nursery)
+            lane.timed.add(owner)
+            relay.start()
+            nursery.start_soon(lane.run_forever)
+            nursery.start_soon(lane.sweep_forever)
+            yield rig
+            nursery.cancel_scope.cancel()
+    finally:
+        relay.cut(Reason.DRAINED)
+        rig.over.set()
+        lane.close()
+    assert owner.fault is None
+    assert len(lane) == 0
+
+
+def raw(sock: socket.socket) -> socket.SocketType:
+    """The same connection as the lane has it."""
+    sock.setblocking(False)
+    found = socket.SocketType(sock.family, sock.type | socket.SOCK_NONBLOCK, sock.proto, sock.detach())
+    found.settimeout(0)
+    return found
+
+
+both_ways = pytest.mark.parametrize("relaying", [relaying, relaying_in_lane], ids=["task", "lane"])
+"""For tests that hold in tasks and in the lane."""

@@ -9,10 +9,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tcpgate.errors import Reason, Side
+from tcpgate.net.lane import SWEEP_EVERY
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.relay import GOODBYE, Flow, relay
 from tests.net.loopback import Loopback
-from tests.net.rig import relaying
+from tests.net.rig import Relaying, both_ways
+from tests.net.rig import relaying as relaying_in_tasks
 
 LOST = r"reset|Broken pipe"
 
@@ -22,7 +24,7 @@ LOST = r"reset|Broken pipe"
 async def test_bytes_go_both_ways_and_are_counted_while_they_move(loopback: Loopback, pipes: PipePool) -> None:
     told: list[tuple[int, int]] = []
     flow = Flow(lambda to_endpoint, from_endpoint: told.append((to_endpoint, from_endpoint)))
-    async with relaying(loopback, pipes, flow=flow) as rig:
+    async with relaying_in_tasks(loopback, pipes, flow=flow) as rig:
         began = flow.last_activity
         for _ in range(3):
             await rig.client.send(b"ping")
@@ -35,7 +37,10 @@ async def test_bytes_go_both_ways_and_are_counted_while_they_move(loopback: Loop
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_a_client_that_ends_first_still_gets_its_answer(loopback: Loopback, pipes: PipePool, unix: bool) -> None:
+@both_ways
+async def test_a_client_that_ends_first_still_gets_its_answer(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, unix: bool
+) -> None:
     async with relaying(loopback, pipes, unix=unix) as rig:
         await rig.client.send(b"question")
         rig.client.finish()
@@ -51,7 +56,10 @@ async def test_a_client_that_ends_first_still_gets_its_answer(loopback: Loopback
 
 
 @pytest.mark.parametrize("unix", [False, True])
-async def test_a_server_that_ends_first_still_hears_its_client(loopback: Loopback, pipes: PipePool, unix: bool) -> None:
+@both_ways
+async def test_a_server_that_ends_first_still_hears_its_client(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, unix: bool
+) -> None:
     async with relaying(loopback, pipes, closed=Reason.OK, unix=unix) as rig:
         await rig.server.send(b"greeting")
         rig.server.finish()
@@ -65,7 +73,8 @@ async def test_a_server_that_ends_first_still_hears_its_client(loopback: Loopbac
     assert (outcome.reason, outcome.ended_by) == (Reason.OK, Side.UPSTREAM)
 
 
-async def test_a_connection_without_a_byte_ends_well(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_connection_without_a_byte_ends_well(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     async with relaying(loopback, pipes) as rig:
         rig.client.finish()
         assert await rig.server.rest() == b""
@@ -76,7 +85,7 @@ async def test_a_connection_without_a_byte_ends_well(loopback: Loopback, pipes: 
 
 async def test_what_was_already_read_goes_first(loopback: Loopback, pipes: PipePool) -> None:
     hello, banner = b"h" * 300_000, b"b" * 200_000
-    async with relaying(loopback, pipes, to_upstream=hello, to_downstream=banner, buffer=16384) as rig:
+    async with relaying_in_tasks(loopback, pipes, to_upstream=hello, to_downstream=banner, buffer=16384) as rig:
         await rig.client.send(b"!")
         assert await rig.server.exactly(len(hello) + 1) == hello + b"!"
         assert await rig.client.exactly(len(banner)) == banner
@@ -86,7 +95,8 @@ async def test_what_was_already_read_goes_first(loopback: Loopback, pipes: PipeP
 # -- broken ends ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_clients_reset_reaches_the_server(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_clients_reset_reaches_the_server(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     async with relaying(loopback, pipes) as rig:
         await rig.client.send(b"x")
         await rig.server.exactly(1)
@@ -97,7 +107,8 @@ async def test_a_clients_reset_reaches_the_server(loopback: Loopback, pipes: Pip
     assert outcome.detail == "ECONNRESET while receiving"
 
 
-async def test_a_servers_reset_reaches_the_client(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_servers_reset_reaches_the_client(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     async with relaying(loopback, pipes) as rig:
         await rig.server.send(b"x")
         await rig.client.exactly(1)
@@ -107,8 +118,9 @@ async def test_a_servers_reset_reaches_the_client(loopback: Loopback, pipes: Pip
     assert (outcome.reason, outcome.ended_by) == (Reason.UPSTREAM_CLOSED, Side.UPSTREAM)
 
 
+@both_ways
 async def test_an_answer_that_came_just_before_a_reset_is_delivered_before_it(
-    loopback: Loopback, pipes: PipePool
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
 ) -> None:
     # A server that closes without having read its whole request: its kernel sends the answer, then RST.
     async with relaying(loopback, pipes, buffer=200_000) as rig:
@@ -122,8 +134,9 @@ async def test_an_answer_that_came_just_before_a_reset_is_delivered_before_it(
         assert (await rig.outcome()).reason is Reason.UPSTREAM_CLOSED
 
 
+@both_ways
 async def test_a_client_that_does_not_read_cannot_hold_a_broken_flow_for_long(
-    loopback: Loopback, pipes: PipePool
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
 ) -> None:
     async with relaying(loopback, pipes, buffer=16384) as rig:
         with trio.move_on_after(0.1):
@@ -136,7 +149,8 @@ async def test_a_client_that_does_not_read_cannot_hold_a_broken_flow_for_long(
     assert GOODBYE <= trio.current_time() - started < GOODBYE + 20
 
 
-async def test_a_client_that_is_gone_stops_the_server(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_client_that_is_gone_stops_the_server(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     async with relaying(loopback, pipes) as rig:
         rig.client.sock.close()
         with pytest.raises(OSError, match=LOST):
@@ -148,7 +162,10 @@ async def test_a_client_that_is_gone_stops_the_server(loopback: Loopback, pipes:
 # -- time -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_flow_in_which_nothing_moves_is_ended_in_good_order(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_flow_in_which_nothing_moves_is_ended_in_good_order(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     started = trio.current_time()
     async with relaying(loopback, pipes, idle=0.1) as rig:
         assert await rig.client.rest() == b""
@@ -159,8 +176,9 @@ async def test_a_flow_in_which_nothing_moves_is_ended_in_good_order(loopback: Lo
 
 
 @pytest.mark.parametrize("talker", ["client", "server"])
+@both_ways
 async def test_one_side_that_talks_keeps_both_alive(
-    loopback: Loopback, pipes: PipePool, mock_clock: MockClock, talker: str
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, mock_clock: MockClock, talker: str
 ) -> None:
     async with relaying(loopback, pipes, idle=0.1) as rig:
         speaker, listener = (rig.client, rig.server) if talker == "client" else (rig.server, rig.client)
@@ -172,24 +190,31 @@ async def test_one_side_that_talks_keeps_both_alive(
         mock_clock.jump(0.09)
         await wait_all_tasks_blocked()
         assert not rig.over.is_set()
-        mock_clock.jump(0.11)
+        mock_clock.jump(0.11 + SWEEP_EVERY)  # the lane finds it at its next sweep
         assert (await rig.outcome()).reason is Reason.IDLE_TIMEOUT
 
 
-async def test_a_half_closed_flow_is_still_bounded_by_the_idle_time(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_half_closed_flow_is_still_bounded_by_the_idle_time(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     async with relaying(loopback, pipes, idle=0.05) as rig:
         rig.client.finish()
         assert (await rig.outcome()).reason is Reason.IDLE_TIMEOUT
 
 
-async def test_a_reader_that_stalls_is_idle_too(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_reader_that_stalls_is_idle_too(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     async with relaying(loopback, pipes, idle=0.1, buffer=16384) as rig:
         with pytest.raises(OSError, match=LOST):
             await rig.server.send(b"x" * 10_000_000)
         assert (await rig.outcome()).reason is Reason.IDLE_TIMEOUT
 
 
-async def test_the_whole_time_of_a_flow_is_bounded_however_busy_it_is(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_the_whole_time_of_a_flow_is_bounded_however_busy_it_is(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     async with relaying(loopback, pipes, total=0.1) as rig:
 
         async def send_for_ever() -> None:
@@ -206,7 +231,10 @@ async def test_the_whole_time_of_a_flow_is_bounded_however_busy_it_is(loopback: 
 # -- cuts -----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_drain_cuts_a_flow_with_its_reason_and_a_reset(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_drain_cuts_a_flow_with_its_reason_and_a_reset(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     async with relaying(loopback, pipes) as rig:
         await rig.client.send(b"x")
         await rig.server.exactly(1)
@@ -221,7 +249,7 @@ async def test_a_drain_cuts_a_flow_with_its_reason_and_a_reset(loopback: Loopbac
 async def test_a_flow_that_is_cut_before_it_starts_ends_at_once(loopback: Loopback, pipes: PipePool) -> None:
     flow = Flow()
     flow.cut(Reason.DRAINED)
-    async with relaying(loopback, pipes, flow=flow) as rig:
+    async with relaying_in_tasks(loopback, pipes, flow=flow) as rig:
         assert (await rig.outcome()).reason is Reason.DRAINED
 
 

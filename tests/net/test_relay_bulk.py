@@ -20,7 +20,7 @@ from tcpgate.net.pipes import Pipe, PipePool
 from tcpgate.net.relay import BULKY_AFTER, Flow, _Half
 from tcpgate.net.stream import CREDIT, READ_SIZE
 from tests.net.loopback import Loopback
-from tests.net.rig import End, Rig, relaying
+from tests.net.rig import End, Relaying, Rig, both_ways
 
 MIB = 1 << 20
 FAR_ENDS = 2
@@ -63,8 +63,9 @@ async def exchange(rig: Rig, up: bytes, down: bytes, *, repeat: int = 1) -> None
 
 
 @pytest.mark.parametrize("unix", [False, True])
+@both_ways
 async def test_64_mib_each_way_at_once_arrive_unchanged_through_splice(
-    loopback: Loopback, pipes: PipePool, unix: bool
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, unix: bool
 ) -> None:
     chance = random.Random(1)
     up, down = chance.randbytes(MIB + 17), chance.randbytes(MIB + 4099)
@@ -77,15 +78,19 @@ async def test_64_mib_each_way_at_once_arrive_unchanged_through_splice(
 
 
 @pytest.mark.parametrize("size", [0, 1, READ_SIZE - 1, READ_SIZE, BULKY_AFTER, BULKY_AFTER + 1, 3 * MIB])
+@both_ways
 async def test_any_size_arrives_whole_around_the_switch_to_splice(
-    loopback: Loopback, pipes: PipePool, size: int
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, size: int
 ) -> None:
     data = random.Random(size).randbytes(size)
     async with relaying(loopback, pipes) as rig:
         await exchange(rig, data, data)
 
 
-async def test_bulk_and_trickle_by_turns_arrive_in_order(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_bulk_and_trickle_by_turns_arrive_in_order(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     chance = random.Random(3)
     async with relaying(loopback, pipes) as rig:
         for _ in range(4):
@@ -97,7 +102,10 @@ async def test_bulk_and_trickle_by_turns_arrive_in_order(loopback: Loopback, pip
     assert pipes.made == 1
 
 
-async def test_a_slow_reader_holds_its_sender_back_and_costs_no_memory(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_slow_reader_holds_its_sender_back_and_costs_no_memory(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     buffer = 65536
     async with relaying(loopback, pipes, buffer=buffer) as rig:
         rig.nursery.start_soon(rig.server.send, bytes(64 * MIB))
@@ -111,7 +119,10 @@ async def test_a_slow_reader_holds_its_sender_back_and_costs_no_memory(loopback:
         assert resident() - before < 4 * MIB
 
 
-async def test_a_small_flow_stays_quick_beside_a_bulky_one(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_a_small_flow_stays_quick_beside_a_bulky_one(
+    loopback: Loopback, pipes: PipePool, relaying: Relaying
+) -> None:
     async with relaying(loopback, pipes) as bulky, relaying(loopback, pipes) as small:
 
         async def drain() -> None:
@@ -156,8 +167,9 @@ async def test_a_direction_that_has_had_its_share_lets_others_run(
 
 
 @pytest.mark.parametrize("breaker", ["client", "server"])
+@both_ways
 async def test_a_reset_in_the_middle_of_bulk_reaches_the_other_side(
-    loopback: Loopback, pipes: PipePool, breaker: str
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, breaker: str
 ) -> None:
     async with relaying(loopback, pipes) as rig:
 
@@ -182,7 +194,8 @@ async def test_a_reset_in_the_middle_of_bulk_reaches_the_other_side(
 # -- where splice ends ----------------------------------------------------------------------------------------------
 
 
-async def test_without_a_pipe_to_be_had_bytes_are_copied(loopback: Loopback) -> None:
+@both_ways
+async def test_without_a_pipe_to_be_had_bytes_are_copied(loopback: Loopback, relaying: Relaying) -> None:
     none = PipePool(most=0)
     data = random.Random(4).randbytes(8 * MIB)
     async with relaying(loopback, none) as rig:
@@ -225,7 +238,10 @@ class UnwillingPool(PipePool):
 
 
 @pytest.mark.parametrize("refuses", ["fill", "drain"])
-async def test_where_splice_is_not_supported_the_flow_falls_back_to_copying(loopback: Loopback, refuses: str) -> None:
+@both_ways
+async def test_where_splice_is_not_supported_the_flow_falls_back_to_copying(
+    loopback: Loopback, relaying: Relaying, refuses: str
+) -> None:
     pool = UnwillingPool(refuses=refuses)
     data = random.Random(5).randbytes(8 * MIB)
     before = open_descriptors()
@@ -249,8 +265,9 @@ ENDS: dict[str, Callable[[Rig], None]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
+@both_ways
 async def test_a_bulky_flow_that_ends_with_bytes_in_its_pipe_leaves_no_descriptor(
-    loopback: Loopback, pipes: PipePool, end: str
+    loopback: Loopback, pipes: PipePool, relaying: Relaying, end: str
 ) -> None:
     before = open_descriptors()
     async with relaying(loopback, pipes, buffer=1 << 18, idle=1.0) as rig:
@@ -274,7 +291,8 @@ async def test_a_bulky_flow_that_ends_with_bytes_in_its_pipe_leaves_no_descripto
     assert open_descriptors() - before <= FAR_ENDS
 
 
-async def test_an_idle_bulky_flow_holds_no_pipe(loopback: Loopback, pipes: PipePool) -> None:
+@both_ways
+async def test_an_idle_bulky_flow_holds_no_pipe(loopback: Loopback, pipes: PipePool, relaying: Relaying) -> None:
     flows = 5
     async with trio.open_nursery() as nursery:
         done = trio.Event()
