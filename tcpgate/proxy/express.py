@@ -40,6 +40,7 @@ from tcpgate.proxy import account, pool
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.http import FRESH_GRACE, LINGER, LINGER_PAUSE, HttpConnection
 from tcpgate.proxy.outflow import Outflow, _Broken, frame
+from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES, WORKER_LANE_FAULTS, WORKER_LANE_HANDED
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.rider import Host
@@ -171,7 +172,9 @@ class HttpRider:
 
     def _hand_over(self, data: bytes, begun: Begun | None = None) -> None:
         """Give the exchange at hand to a task, with everything that the client has sent of it and after it."""
-        self._leave_lane()
+        if self.rides:
+            self._leave_lane()
+            self.plane.page[WORKER_LANE_HANDED] += 1
         if self.more:
             data += b"".join(self.more)
             self.more = []
@@ -232,6 +235,7 @@ class HttpRider:
 
     def on_fault(self, exc: Exception) -> None:
         """A bug in what the lane called. Before the answer has begun the readable path may do better, or says 500."""
+        self.plane.page[WORKER_LANE_FAULTS] += 1
         if self.state == FLOWING:
             self.cut(Bug(repr(exc)))
         elif self.state in (CONNECTING, ASKED):
@@ -575,6 +579,7 @@ class HttpRider:
         prepared, plane = self.prepared, self.plane
         total = now - self.began
         bytes_in, self._bytes_in = self._bytes_in, 0
+        plane.page[WORKER_LANE_EXCHANGES] += 1
         account.count_route(plane.page, prepared.block, self.status, total, by_gateway=False)
         plane.count(self.plan.block, bytes_in, self.bytes_out)
         if self._line is None:
