@@ -12,6 +12,7 @@ import struct
 
 import attrs
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.proxy import strict_http
 from tests.proxy.foreign import Case, decode
@@ -201,6 +202,7 @@ class Client:
             for index, part in enumerate(_STAGE_MARK.split(raw)):
                 if index % 2:
                     await trio.sleep(PAUSE)
+                    await wait_all_tasks_blocked()  # after a pause however short, all has been said to what was sent
                     continue
                 for start in range(0, len(part), step):
                     await self.stream.send_all(part[start : start + step])
