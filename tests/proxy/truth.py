@@ -268,7 +268,7 @@ class Row:
     ahead: bool = False
     """Requests are sent before their turn. Whose record has their bytes follows the reads, their sum does not."""
     torn: bool = False
-    """The clock ends it in the middle of a stream: how much had moved by then is not compared."""
+    """A limit ends it in the middle of a stream: how much had been read by then is not compared."""
     pieces: bool = False
     """A chunked message is passed on. In what chunks is nobody's promise: it follows the reads, so bytes_out does."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import trio
 
 from tests.proxy.scripted import GET, OK, post
@@ -73,7 +75,13 @@ def refused(raw: bytes, *, before: int = 0) -> ClientPlay:
 
 REFUSED = [
     *(
-        Row(name=f"{what}, which is refused", says=(says,), client=refused(raw), listener='limits = { body = "1KiB" }')
+        Row(
+            name=f"{what}, which is refused",
+            says=(says,),
+            client=refused(raw),
+            listener='limits = { body = "1KiB" }',
+            torn="long head" in what,
+        )
         for what, (raw, says) in MALFORMED.items()
     ),
     *(
@@ -82,6 +90,7 @@ REFUSED = [
             says=("200 ok", MALFORMED[what][1]),
             client=refused(MALFORMED[what][0], before=1),
             listener='limits = { body = "1KiB" }',
+            torn="long head" in what,
         )
         for what in ("a bare LF", "two Hosts", "both framings", "a long head", "a long target", "a long body", "TLS")
     ),
@@ -105,6 +114,23 @@ def vanishing(raw: bytes, how: str, *, wait: str = "") -> ClientPlay:
             client.reset()
         else:
             await client.stream.aclose()
+
+    return play
+
+
+def half_closes_at_once(raw: bytes) -> ClientPlay:
+    """A client's play: its end of stream comes with its request, to an endpoint that answers at once.
+
+    A half-close counts as leaving, but nobody looks for one while an answer is due any moment. There is an idle
+    upstream connection from another client's exchange: a connect would take long enough to notice.
+    """
+
+    async def play(stage: Stage) -> None:
+        other = await stage.client()
+        await other.send(GET)
+        await other.response()
+        await stage.quiet()
+        await vanishing(raw, "half")(stage)
 
     return play
 
@@ -220,6 +246,16 @@ CLIENTS = [
         says=("200 client_abort",),
         client=leaves_in_the_answer,
         origins=(watched(answer(4000)[:2000]),),
+    ),
+    Row(
+        name="a client that half-closes at once behind its request",
+        says=("200 ok", "200 ok"),
+        client=half_closes_at_once(GET),
+    ),
+    Row(
+        name="a client that half-closes at once behind a body",
+        says=("200 ok", "200 ok"),
+        client=half_closes_at_once(posted(100)),
     ),
     Row(
         name="clients that reset behind their answers",
@@ -351,6 +387,55 @@ async def asks_behind_the_close(stage: Stage) -> None:
         await client.response()
 
 
+async def asks_as_it_speaks(stage: Stage) -> None:
+    """A client's play: its request, and then what the endpoint says unasked, reach the gateway in the same instant.
+
+    What an endpoint has said before it was asked is no answer (RFC 9112 9.5), be it by a hair.
+    """
+    client = await stage.client()
+    await client.send(GET)
+    await client.response()
+    await stage.quiet()
+    (up,) = stage.heard[0]
+    # Straight into the kernel, one behind the other: no task of the gateway runs in between.
+    for stream, said in ((client.stream, GET), (up.stream, answer(9))):
+        assert socket.socket.send(stream.socket._sock, said) == len(said)  # type: ignore[attr-defined]
+    await client.response()
+    await client.send(GET)
+    await client.response()
+
+
+def asks_as_it_closes(asked: bytes) -> ClientPlay:
+    """A client's play: the same with an endpoint that closes. Nothing was sent there, so nothing is lost."""
+
+    async def play(stage: Stage) -> None:
+        client = await stage.client()
+        await client.send(GET)
+        await client.response()
+        await stage.quiet()
+        (up,) = stage.heard[0]
+        assert socket.socket.send(client.stream.socket._sock, asked) == len(asked)  # type: ignore[attr-defined]
+        socket.socket.shutdown(up.stream.socket._sock, socket.SHUT_WR)  # type: ignore[attr-defined]
+        await client.response()
+        await client.send(GET)
+        await client.response()
+
+    return play
+
+
+def each_connection(first: OriginPlay, later: OriginPlay) -> OriginPlay:
+    """An origin's play: its first connection is played so and then held open, the others otherwise."""
+
+    async def play(up: Up) -> None:
+        if up.stage.heard[0][0] is up:
+            await first(up)
+            await up.rest()
+        else:
+            await later(up)
+
+    return play
+
+
 def timed(name: str, says: str, origin: OriginPlay, **where: str) -> Row:
     """A row in which a time runs out."""
     return Row(name=name, says=(says,), client=one_and_the_end, origins=(origin,), **where)  # type: ignore[arg-type]
@@ -406,6 +491,7 @@ ENDPOINTS = [
             origins=(play,),
             upstream=LIMITED,
             pieces="chunk" in what,
+            torn="without an end" in what,
         )
         for what, (play, says) in BROKEN.items()
     ),
@@ -488,6 +574,21 @@ endpoints = ["127.0.0.1:$dead"]
         client=asks_behind_the_close,
         origins=(closes_idle(answer(9)),),
         plain=True,
+    ),
+    Row(
+        name="an idle upstream connection that speaks as the next request comes",
+        says=("200 ok",) * 3,
+        client=asks_as_it_speaks,
+        origins=(each_connection(always(OK), always(answer(5))),),
+    ),
+    *(
+        Row(
+            name=f"an idle upstream connection that closes as the next {what} comes",
+            says=("200 ok",) * 3,
+            client=asks_as_it_closes(asked),
+            origins=(each_connection(always(OK), always(answer(5))),),
+        )
+        for what, asked in (("GET", GET), ("POST", posted(10)))
     ),
     Row(
         name="bytes behind a response",
