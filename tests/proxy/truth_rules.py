@@ -375,12 +375,12 @@ TRUST = [
 # -- who gets it ----------------------------------------------------------------------------------------------------
 
 
-def balanced(how: str) -> str:
+def balanced(how: str, listener: str = "") -> str:
     """An upstream of three, balanced so."""
     return f"""
 [listeners.web]
 bind = ["127.0.0.1:0"]
-{TRUSTING}
+{listener}
 [routes.all]
 upstream = "api"
 [upstreams.api]
@@ -393,10 +393,8 @@ endpoints = [
 """
 
 
-MANY = [
-    request(b"GET", b"/p%d" % n, b"X-User: u%d" % n, b"Cookie: s=c%d" % n, b"X-Forwarded-For: 203.0.113.%d" % n)
-    for n in range(21)
-]
+MANY = [request(b"GET", b"/p%d" % n, b"X-User: u%d" % n, b"Cookie: s=c%d" % n) for n in range(21)]
+FROM_ALL_OVER = [request(b"GET", b"/", b"X-Forwarded-For: 203.0.113.%d" % n) for n in range(21)]
 
 
 async def status_changes(stage: Stage) -> None:
@@ -436,8 +434,17 @@ BALANCED = [
             ("ring_hash", "header:X-User"),
             ("maglev", "cookie:s"),
             ("rendezvous", "path"),
-            ("ring_hash", "source"),
         )
+    ),
+    *(
+        Row(
+            name=f"balance by {how} of the source that a trusted proxy names",
+            says=("200 ok",) * 21,
+            client=ask(*FROM_ALL_OVER),
+            origins=THREE,
+            text=balanced(f'balance = "{how}"', TRUSTING),
+        )
+        for how in ("source_hash", "ring_hash")
     ),
     Row(
         name="balance by weight from many connections",
