@@ -96,7 +96,7 @@ class Machine:
     def say_request(self, method: bytes, target: bytes, pairs: list[Pair]) -> bytes:
         """The head of a request."""
         self._say(h11.Request, method=method, target=target, headers=judged(pairs))
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, _written(pairs))
+        return request_bytes(method, target, pairs)
 
     def say_informational(self, status: int, reason: bytes, pairs: list[Pair]) -> bytes:
         """A 1xx."""
@@ -150,6 +150,17 @@ def _written(pairs: list[Pair]) -> bytes:
     if not _are_fields(lines) or lines.count(b"\n") != len(pairs):
         raise Bug("a field that no head may hold")
     return lines
+
+
+def request_bytes(method: bytes, target: bytes, pairs: list[Pair]) -> bytes:
+    """The head of a request, as it goes out."""
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, _written(pairs))
+
+
+def response_bytes(status: int, reason: bytes, pairs: list[Pair]) -> bytes:
+    """The head of a response, as it goes out; of `pairs` those that h11 judges come last, as it writes them."""
+    others = [pair for pair in pairs if pair[0].lower() not in JUDGED]
+    return b"HTTP/1.1 %d %b\r\n%b%b\r\n" % (status, reason, _written(others), _written(judged(pairs)))
 
 
 def framed(fields: Fields, framing: Framing) -> list[Pair]:

@@ -189,7 +189,9 @@ class Exchange:
         policy = upstream.spec.retry
         key = key_of(upstream.spec.hash_key, self.client, self.head) if upstream.keyed else 0
         self.body.replay = policy.replay
-        self.outgoing_fields = heads.outgoing(self)
+        self.outgoing_fields = heads.outgoing(
+            self.connection, self.head, self.view.request, self.record.id, upstream.name
+        )
         tried: set[str] = set()
         last: GateError | None = None
         again = None if self.begun is None else self.begun.endpoint
@@ -252,7 +254,7 @@ class Exchange:
         if not response.informational:
             for _, filter_ in reversed(self.plan.filters if self.plan else ()):
                 filter_.on_response(self.view, response)
-        return heads.incoming(self, response)
+        return heads.incoming(self.plane, response, self.view.response, self.record.id)
 
 
 def _none_left(upstream: UpstreamRuntime) -> Refused:

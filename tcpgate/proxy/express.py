@@ -38,6 +38,7 @@ from tcpgate.net.lane import READ, SWEEP_EVERY, WRITE
 from tcpgate.net.stream import READ_SIZE, Stream, lost
 from tcpgate.proxy import account, pool
 from tcpgate.proxy.begun import Begun
+from tcpgate.proxy.careful import Careful, Peer
 from tcpgate.proxy.http import FRESH_GRACE, LINGER, LINGER_PAUSE, HttpConnection
 from tcpgate.proxy.outflow import Outflow, _Broken, frame
 from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES, WORKER_LANE_FAULTS, WORKER_LANE_HANDED
@@ -62,10 +63,10 @@ class HttpRider:
 
     __slots__ = (
         "_authority", "_bytes_in", "_connecting", "_forwarding", "_line", "_task", "address", "answer", "began",
-        "bytes_out", "client", "closes", "connect_seconds", "connected_at", "cut_at", "data", "deadline", "endpoint", "fd", "first_byte_at",
-        "flow", "host", "id", "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "prepared", "rides", "sent",
-        "sent_at", "shared", "snapshot", "sock", "started", "state", "status", "up", "upstream", "upstream_in", "used",
-        "wire",
+        "bytes_out", "careful", "client", "closes", "connect_seconds", "connected_at", "cut_at", "data", "deadline",
+        "endpoint", "fd", "first_byte_at", "flow", "host", "id", "is_fresh", "is_leaving", "lane", "more", "peer",
+        "peer_facts", "plan", "plane", "prepared", "rides", "sent", "sent_at", "shared", "snapshot", "sock",
+        "started", "state", "status", "up", "upstream", "upstream_in", "used", "wire",
     )  # fmt: skip
 
     def __init__(self, host: Host, shared: HttpListener, sock: socket.socket, sockaddr: SocketAddress) -> None:
@@ -91,6 +92,9 @@ class HttpRider:
         self.cut_at = math.inf
         self.deadline = math.inf
         """When the sweep has to do something."""
+        self.careful: Careful | None = None
+        """Of an exchange that takes the longer way: what it needs there."""
+        self.peer_facts: Peer | None = None
         self.data = b""
         """What the client has sent and has not got an answer to, from the head at hand on."""
         self.more: list[bytes] = []
@@ -302,16 +306,18 @@ class HttpRider:
             if prepared is None:
                 self._hand_over(data)
                 return
-        if request.vouched and forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies):
-            self._hand_over(data)
-            return
         whole = end + prepared.length
         if whole > len(data):
             self._await_rest(data, prepared)
             return
         self.used, self.prepared = whole, prepared
         self.closes = not request.keep_alive
-        self._ask(prepared, data[end:whole] if prepared.length else b"")
+        body = data[end:whole] if prepared.length else b""
+        self.careful = None
+        if prepared.plan.filters or (request.vouched and self._peer().is_trusted):
+            self._ask_carefully(prepared, body)
+        else:
+            self._ask(prepared, body, self.client)
 
     def _await_rest(self, data: bytes, prepared: Prepared) -> None:
         """A small body may be one read behind its head. A longer one, or one that is slow, is a task's."""
@@ -331,33 +337,58 @@ class HttpRider:
 
     # -- the request goes out ---------------------------------------------------------------------------------------
 
-    def _ask(self, prepared: Prepared, body: bytes) -> None:
+    def _peer(self) -> Peer:
+        """This connection as the longer way needs it."""
+        if self.peer_facts is None:
+            self.peer_facts = Peer(
+                self.plane,
+                self.plan,
+                self.address,
+                port_of(self.sock.getsockname()),
+                is_trusted=forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies),
+            )
+        return self.peer_facts
+
+    def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
+        """As `_ask`, by the longer way."""
+        careful = self.careful = Careful(self._peer(), prepared)
+        self.began = self.lane.clock()
+        if careful.ask_filters():
+            self._ask(prepared, body, careful.view.client_text)
+        else:
+            self.is_fresh = False
+            self.id = careful.id
+            self._hand_over(self.data, self._begun())
+
+    def _ask(self, prepared: Prepared, body: bytes, client: str) -> None:
         """Pick an endpoint and send it the request."""
         now = self.lane.clock()
-        shared = self.shared
-        upstream = shared.upstream(prepared, self.client)
-        if upstream is None:
-            self._hand_over(self.data)
-            return
-        key = shared.key(upstream.spec.hash_key, prepared, self.client) if upstream.keyed else 0
-        endpoint = upstream.pick(key, (), now)
-        if endpoint is None:
-            self._hand_over(self.data)
-            return
-        self.is_fresh = False
+        shared, careful = self.shared, self.careful
+        upstream = shared.upstream(prepared, client)
+        endpoint = None
+        if upstream is not None:
+            key = shared.key(upstream.spec.hash_key, prepared, client) if upstream.keyed else 0
+            endpoint = upstream.pick(key, (), now)
         self.began = self.started = now
-        self.upstream = upstream
-        self.endpoint = endpoint
-        self.id = self.plane.new_id()
+        self.is_fresh = False
         self.upstream_in = self.bytes_out = self.sent = 0
-        request = prepared.request
-        if request.authority != self._authority or not self._forwarding:
-            self._authority = request.authority
-            self._forwarding = shared.forwarding(self.address, port_of(self.sock.getsockname()), request.authority)
-        self.wire = b"%b%b%b%b%b" % (prepared.start, self._forwarding, self.id.encode(), prepared.end, body)
-        endpoint.begin()
         self.sent_at = self.connected_at = self.first_byte_at = math.nan
         self.connect_seconds = 0.0
+        self.id = self.plane.new_id() if careful is None else careful.id
+        if upstream is None or endpoint is None:
+            self._hand_over(self.data, None if careful is None else self._begun())
+            return
+        self.upstream = upstream
+        self.endpoint = endpoint
+        if careful is None:
+            authority = prepared.request.authority
+            if authority != self._authority or not self._forwarding:
+                self._authority = authority
+                self._forwarding = shared.forwarding(self.address, port_of(self.sock.getsockname()), authority)
+            self.wire = b"%b%b%b%b%b" % (prepared.start, self._forwarding, self.id.encode(), prepared.end, body)
+        else:
+            self.wire = careful.request(upstream.name) + body
+        endpoint.begin()
         if not endpoint.idle:
             self._connect(endpoint, upstream)
             return
@@ -431,23 +462,20 @@ class HttpRider:
         if up is not None:
             up.leave()
             endpoint.count(BYTES_OUT, self.sent)
-        begun = Begun(
-            id=self.id,
-            snapshot=self.snapshot,
-            routed_at=self.began,
-            upstream=self.upstream,
-            endpoint=endpoint,
-            started=self.started,
-            failure=failure,
-            up=up,
-            connected_at=self.connected_at,
-            sent=self.sent,
-            sent_at=self.sent_at,
-            received=received,
-            broken=broken,
-        )
+        begun = self._begun()
+        begun.upstream, begun.endpoint, begun.up = self.upstream, endpoint, up
+        begun.started, begun.connected_at, begun.sent_at = self.started, self.connected_at, self.sent_at
+        begun.sent, begun.failure, begun.received, begun.broken = self.sent, failure, received, broken
         self.up, self.wire = None, b""
         self._hand_over(self.data, begun)
+
+    def _begun(self) -> Begun:
+        """What was done before an endpoint was picked."""
+        begun = Begun(id=self.id, snapshot=self.snapshot, routed_at=self.began)
+        if self.careful is not None:
+            begun.view, begun.filters_done = self.careful.view, self.careful.done
+            begun.verdict = self.careful.verdict
+        return begun
 
     # -- the answer comes -------------------------------------------------------------------------------------------
 
@@ -507,7 +535,10 @@ class HttpRider:
         self.status, self.answer = status, response
         if self.is_leaving:
             self.closes = True
-        wire = b"%b%b%b%b" % (self._head_before_id(response), self.id.encode(), self._head_after_id(response), rest)
+        if self.careful is None:
+            wire = b"%b%b%b%b" % (self._head_before_id(response), self.id.encode(), self._head_after_id(response), rest)
+        else:
+            wire = self.careful.response(response, close=self.closes) + rest
         try:
             sent = self.sock.send(wire)
         except BlockingIOError:
@@ -582,13 +613,19 @@ class HttpRider:
         plane.page[WORKER_LANE_EXCHANGES] += 1
         account.count_route(plane.page, prepared.block, self.status, total, by_gateway=False)
         plane.count(self.plan.block, bytes_in, self.bytes_out)
-        if self._line is None:
-            self._line = plain.connection_of(self.client, self.peer, "")
+        connection, view = self._line, None if self.careful is None else self.careful.view
+        if view is not None:
+            connection = plain.connection_of(view.client_text, self.peer, "")
+        elif connection is None:
+            connection = self._line = plain.connection_of(self.client, self.peer, "")
+        if view is not None and (view.auth or view.limit):
+            plane.write(self._record(now, None, bytes_in))
+            return
         line = plain.render(
             plain.stamp_of(plane.wall()),
             self.id,
             self.shared.target(prepared.plan, self.endpoint),
-            self._line,
+            connection,
             prepared.method,
             prepared.host,
             prepared.path,
@@ -668,6 +705,9 @@ class HttpRider:
             bytes_out=self.bytes_out,
             generation=self.snapshot.generation,
         )
+        if self.careful is not None:
+            view = self.careful.view
+            record.client, record.auth, record.limit = view.client_text, view.auth, view.limit
         if failure is not None:
             account.blame(record, failure)
         if answered:

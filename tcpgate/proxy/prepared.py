@@ -105,7 +105,7 @@ class HttpListener:
         if not isinstance(match, Found):
             return None
         plan = snapshot.routes[match.name]
-        if plan.filters or plan.spec.respond is not None or plan.spec.redirect is not None:
+        if plan.spec.respond is not None or plan.spec.redirect is not None:
             return None
         prepared = Prepared(request, snapshot, plan)
         request.note = prepared

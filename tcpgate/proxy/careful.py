@@ -1,0 +1,84 @@
+"""The lane's longer way: requests that filters look at, or in which a trusted proxy speaks for others.
+
+Here the lane takes the readable path's own steps (`heads.py`, the filters, the codec's writer) on a `RequestHead`, one
+after the other and synchronously. That costs a few times what `prepared.py` does, and far less than a task.
+"""
+
+from __future__ import annotations
+
+from tcpgate.codec import grammar
+from tcpgate.codec.events import NO_BODY, Fields, of_length
+from tcpgate.codec.express import ExpressResponse
+from tcpgate.codec.machine import framed, request_bytes, response_bytes
+from tcpgate.filters.base import Continue, RequestView, Verdict
+from tcpgate.proxy import heads
+from tcpgate.proxy.plane import Plane
+from tcpgate.proxy.prepared import Prepared
+from tcpgate.state.snapshot import ListenerPlan, RoutePlan
+from tcpgate.units import Address
+
+
+class Peer:
+    """A connection's part in the heads of its requests; satisfies `heads.Peer`."""
+
+    __slots__ = ("address", "forwarding", "is_trusted", "plan", "plane", "port")
+
+    def __init__(
+        self, plane: Plane, plan: ListenerPlan, address: Address | None, port: int | None, *, is_trusted: bool
+    ) -> None:
+        self.plane = plane
+        self.plan = plan
+        self.address = address
+        self.port = port
+        self.is_trusted = is_trusted
+        self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
+
+
+class Careful:
+    """One exchange that takes the longer way."""
+
+    __slots__ = ("_peer", "_prepared", "done", "id", "verdict", "view")
+
+    def __init__(self, peer: Peer, prepared: Prepared) -> None:
+        head = prepared.request.head()
+        self._peer = peer
+        self._prepared = prepared
+        self.id = heads.id_of(peer, head)
+        self.view = RequestView(head=head, client=heads.client_of(peer, head))
+        self.done = 0
+        """How many filters were asked."""
+        self.verdict: Verdict | None = None
+        """What the last of them said, if it was not to continue."""
+
+    def ask_filters(self) -> bool:
+        """Ask the route's filters; whether all of them let it pass."""
+        for _, filter_ in self._prepared.plan.filters:
+            verdict = filter_.on_request(self.view)
+            self.done += 1
+            if not isinstance(verdict, Continue):
+                self.verdict = verdict
+                return False
+        return True
+
+    def request(self, upstream: str) -> bytes:
+        """The head that goes to an endpoint of `upstream`."""
+        head = self.view.head
+        fields = heads.outgoing(self._peer, head, self.view.request, self.id, upstream)
+        return request_bytes(head.method, head.upstream_target, framed(fields, head.framing))
+
+    def response(self, answer: ExpressResponse, *, close: bool) -> bytes:
+        """The head that goes to the client."""
+        response = grammar.parse_response(answer.raw, self.view.head.method)
+        for _, filter_ in reversed(self._prepared.plan.filters):
+            filter_.on_response(self.view, response)
+        fields = heads.incoming(self._peer.plane, response, self.view.response, self.id)
+        framing = NO_BODY if answer.status == 204 else response.framing
+        pairs = framed(fields, framing)
+        if close:
+            pairs.append((b"Connection", b"close"))
+        return response_bytes(response.status, response.reason, pairs)
+
+
+def is_needed(plan: RoutePlan, peer: Peer, prepared: Prepared) -> bool:
+    """Whether a request cannot take the short way."""
+    return bool(plan.filters) or (peer.is_trusted and prepared.request.vouched)
