@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import faulthandler
 import functools
-import gc
 import logging
 import random
 import signal
@@ -33,6 +32,7 @@ from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.spread import Spread
 from tcpgate.process import limits
+from tcpgate.process.collector import Collector
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
 from tcpgate.process.log_ahead import LogAhead
 from tcpgate.process.logs import LineSink, configure_diagnostics
@@ -52,7 +52,7 @@ BEAT_EVERY = 0.25
 SWEEP_EVERY = 1.0
 """Seconds between looks at idle upstream connections and retired endpoints."""
 TIDY_AFTER = 30.0
-"""Seconds without a reload after which the collector looks at what reloads have left (`_tidy`)."""
+"""Seconds without a reload after which the collector looks at what reloads have left."""
 
 Compile = Callable[
     [schema.Config, int, Mapping[str, int], Callable[[schema.Filter], Filter], Snapshot | None], Snapshot
@@ -101,7 +101,7 @@ class Worker:
         self.sockets: dict[str, socket.socket] = {}
         self.held: Held | None = None
         self.leaving = False
-        self.tidy_at = float("inf")
+        self.collector = Collector(self.page)
 
     async def run(self) -> None:
         """Serve until told to leave."""
@@ -229,26 +229,14 @@ class Worker:
         self._reconcile(plane, snapshot)
         self.page[GENERATION] = snapshot.generation
         if first:
-            self._tidy()
+            self.collector.tidy()
         else:
-            self.tidy_at = trio.current_time() + TIDY_AFTER
+            self.collector.tidy_at = trio.current_time() + TIDY_AFTER
 
     def _configure_logs(self, spec: schema.Log) -> None:
         self.sink.configure(spec)
         self.diagnostics.configure(attrs.evolve(spec, access=spec.events))
         configure_diagnostics(spec.level, self.diagnostics.append)
-
-    def _tidy(self) -> None:
-        """Look for garbage in what is long-lived, then keep the collector from walking it.
-
-        What was imported and built lives as long as the process, or as its generation: every full collection would
-        walk all of it for nothing. But a generation that was replaced would never be found either, where it hangs
-        together in a circle, so this is done again once reloads have come to rest.
-        """
-        self.tidy_at = float("inf")
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()
 
     def _make_plane(self, name: str, snapshot: Snapshot, workers: int) -> Plane:
         runtime = Runtime(
@@ -358,8 +346,7 @@ class Worker:
             except Exception as exc:  # a bug in housekeeping must not cost the connections
                 log.exception("sweep failed")
                 self._tell("bug", "error", f"sweep: {exc!r}", {})
-            if now >= self.tidy_at:
-                self._tidy()
+            self.collector.sweep(now)
 
     def _dropped(self, lines: int) -> None:
         self.page[LOG_DROPPED] += lines
@@ -382,7 +369,8 @@ async def serve(index: int, link_fd: int, page_fd: int) -> None:
     link = worker_link(socket.socket(fileno=link_fd))
     worker = Worker(index, link, SharedPage(page_fd))
     try:
-        await worker.run()
+        with worker.collector:
+            await worker.run()
     finally:
         with trio.move_on_after(1, shield=True):
             await worker.sink.drain()

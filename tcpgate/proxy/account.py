@@ -32,6 +32,7 @@ def end(exchange: Exchange) -> None:
         page, block, total = exchange.plane.page, exchange.plan.block, trio.current_time() - began
         count_route(page, block, record.status, total, by_gateway=by_gateway)
     write(exchange.connection, record)
+    exchange.attempt = None  # it knows its exchange: a circle that only the garbage collector would undo
 
 
 def count_route(page: memoryview, block: int, status: int, seconds: float, *, by_gateway: bool) -> None:

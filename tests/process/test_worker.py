@@ -19,6 +19,7 @@ from tcpgate.config import schema
 from tcpgate.config.load import load
 from tcpgate.net import listen
 from tcpgate.policy.health import EndpointState
+from tcpgate.process import collector as collector_module
 from tcpgate.process import worker as worker_module
 from tcpgate.process.link import SupervisorLink, memory_link_pair
 from tcpgate.process.logs import configure_diagnostics
@@ -376,6 +377,7 @@ async def test_what_is_long_lived_is_kept_from_the_collector_and_looked_at_again
     port = free_port()
     monkeypatch.setattr(worker_module, "SWEEP_EVERY", 0.02)
     monkeypatch.setattr(worker_module, "TIDY_AFTER", 0.1)
+    monkeypatch.setattr(collector_module, "CALM", float("inf"))
     async with seated(tmp_path, page) as seat:
         gc.unfreeze()
         await seat.serve(1, answers(port, "one"))
@@ -384,9 +386,9 @@ async def test_what_is_long_lived_is_kept_from_the_collector_and_looked_at_again
         circle: list[object] = []
         circle.append(circle)
         await seat.serve(2, answers(port, "two"))
-        assert seat.worker.tidy_at < float("inf")
+        assert seat.worker.collector.tidy_at < float("inf")
         with trio.fail_after(20):
-            while seat.worker.tidy_at < float("inf"):
+            while seat.worker.collector.tidy_at < float("inf"):
                 await trio.sleep(0.02)
         assert gc.get_freeze_count() != frozen
 
