@@ -57,6 +57,10 @@ class TcpConnection:
         """Be over by `deadline`; infinity takes it back."""
         self._scope.deadline = deadline
 
+    def stop(self) -> None:
+        """Its task is cancelled, and writes the record."""
+        self._scope.cancel()
+
     async def run(self) -> None:
         """Serve the flow to its end."""
         service = FlowService(

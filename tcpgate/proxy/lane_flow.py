@@ -176,20 +176,14 @@ class LaneFlow:
         client, endpoint = self._sock, self._endpoint
         assert client is not None
         assert endpoint is not None
+        times = self._plan.spec.timeouts
+        self._relay = relay = LaneRelay(
+            self._lane, self._plane.pipes, client, sock, self, idle=times.idle, deadline=self._started + times.total
+        )
         self._sock = self._connecting = None
         now = self._lane.clock()
         self._target.connected(endpoint, now - self._began, now)
         self._attempts += (FlowAttempt(endpoint.name, Reason.OK, now - self._began),)
-        times = self._plan.spec.timeouts
-        self._relay = relay = LaneRelay(
-            self._lane,
-            self._plane.pipes,
-            client,
-            sock,
-            self,
-            idle=times.idle,
-            deadline=self._started + times.total,
-        )
         try:
             relay.start()
         except OSError as exc:  # the user's allowance of epoll watches

@@ -26,6 +26,7 @@ from tcpgate.net.stream import Stream
 from tcpgate.proxy import answer
 from tcpgate.proxy.express import HttpRider
 from tcpgate.proxy.flow import TcpConnection
+from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.rider import Connection
@@ -197,6 +198,11 @@ class ListenerServer:
             connection.cut_by(trio.current_time() + self._drain)
 
     def _begin_flow(self, sock: socket.socket, sockaddr: SocketAddress, upstream: UpstreamRuntime) -> None:
+        if self.snapshot.config.gateway.lane:
+            rider = LaneFlow(self, self.plane.lane, sock, sockaddr, upstream)
+            self._begin(rider)
+            rider.begin()
+            return
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
         flow = TcpConnection(self.plane, self.plan, stream, number_of(sockaddr), upstream)
         self._begin(flow)
