@@ -27,7 +27,7 @@ FLAKE8 := --isolated --extend-ignore C,E,F,W --disable ASYNC114 --per-file-ignor
 TOML := etc/*.toml
 CODE := tcpgate tests .ci/branches.py
 
-.PHONY: help run test slow lint format cover drills drills-quick bench bench-quick install uninstall clean
+.PHONY: help run test slow lint format cover drills drills-quick bench bench-quick fuzz install uninstall clean
 
 help: ## This list
 	@echo "tcpgate: L4/L7 proxy and API gateway. make TARGET, with TARGET one of:"
@@ -98,6 +98,14 @@ bench: $(RUNS) ## tcpgate beside nginx, HAProxy, Envoy and Caddy, on two cores; 
 
 bench-quick: $(RUNS) ## Every row of it once and short: rough figures, nothing is asserted
 	@$(BIN)/python -m tests.bench --quick --json .bench/quick.json $(BENCH)
+
+# atheris is no part of the project either; where no wheel of it fits, there is nothing to run.
+FUZZ := .fuzz/venv
+fuzz: ## Fuzz the express codec for FUZZ_SECONDS (20) against the strict grammar and h11
+	@[ $(FUZZ)/.can-fuzz -nt pyproject.toml ] || \
+		{ rm -f $(FUZZ)/.can-fuzz && .ci/venv "$(PYTHON)" $(FUZZ) -e . 'atheris>=3' && touch $(FUZZ)/.can-fuzz; } || \
+		echo "fuzz: skipped: atheris cannot be installed for $(PYTHON) (pip's message is above)" >&2
+	@[ ! -e $(FUZZ)/.can-fuzz ] || $(FUZZ)/bin/python -m tests.fuzz.express
 
 # -- put it on a host -----------------------------------------------------------------------------------------------
 

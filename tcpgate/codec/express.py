@@ -114,13 +114,14 @@ class RequestHeads:
 
     __slots__ = ("_fields", "_heads", "_known", "_known_fields", "_limits", "_line", "_longest", "_longest_line")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, kept: int = MAX_HEADS) -> None:
+        """`kept`: heads in one generation, and four times as many lines."""
         self._limits = limits
         self._longest = limits.head
         self._longest_line = limits.target + _AROUND_TARGET
-        self._line = Lines(rule_of_request).memo.__getitem__
-        self._fields = Memo(self._read_fields, _weight_of_fields, entries=MAX_HEADS, weight=MAX_FIELDS_WEIGHT)
-        self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+        self._line = Lines(rule_of_request, 4 * kept).memo.__getitem__
+        self._fields = Memo(self._read_fields, _weight_of_fields, entries=kept, weight=MAX_FIELDS_WEIGHT)
+        self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
         # Bound once: looking a method up costs as much as what it does.
         self._known_fields, self._known = self._fields.get, self._heads.get
 
@@ -213,16 +214,16 @@ class ExpressResponse:
 class ResponseHeads:
     """Reads response heads, and remembers what it has read."""
 
-    __slots__ = ("_heads", "_limits", "_line", "_lines", "_status")
+    __slots__ = ("_heads", "_limits", "_line", "_status")
 
-    def __init__(self, limits: Limits = RESPONSE_LIMITS) -> None:
+    def __init__(self, limits: Limits = RESPONSE_LIMITS, *, kept: int = MAX_HEADS) -> None:
+        """`kept`: as for requests."""
         self._limits = limits
-        self._lines = Lines(rule_of_response)
-        self._line = self._lines.memo.__getitem__
+        self._line = Lines(rule_of_response, 4 * kept).memo.__getitem__
         self._status = Memo(
             _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
         )
-        self._heads = Memo(self._read, _weight_of_head, entries=MAX_HEADS, weight=MAX_HEADS_WEIGHT)
+        self._heads = Memo(self._read, _weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
 
     def read(self, raw: bytes) -> ExpressResponse | None:
         """The response of a head that ends in an empty line; None: it is not plain, or is wrong."""

@@ -26,10 +26,8 @@ from tcpgate.codec.syntax import OWS, VALUE_CHAR, split_list
 from tcpgate.codec.target import parse_authority
 from tcpgate.errors import ClientError
 
-MAX_LINES = 4096
-"""Lines kept in one generation."""
 MAX_LINES_WEIGHT = 1 << 20
-"""Their weight (bytes, see `_weight_of_line`): two generations are 2 MiB at most."""
+"""What lines of one generation may weigh (bytes, see `_weight_of_line`): two generations are 2 MiB at most."""
 MAX_LINE = 1 << 10
 """Longer lines are proved each time (bytes): cookies and tokens that few connections share."""
 MAX_NAMES = 512
@@ -179,9 +177,10 @@ class Lines:
 
     __slots__ = ("_rules", "memo")
 
-    def __init__(self, rule_of: Callable[[bytes], Rule]) -> None:
+    def __init__(self, rule_of: Callable[[bytes], Rule], kept: int) -> None:
+        """`rule_of`: what becomes of fields by their name. `kept`: lines in one generation."""
         self._rules = Memo(rule_of, _weight_of_name, entries=MAX_NAMES, weight=MAX_NAMES * MAX_NAME)
-        self.memo = Memo(self._prove, _weight_of_line, entries=MAX_LINES, weight=MAX_LINES_WEIGHT)
+        self.memo = Memo(self._prove, _weight_of_line, entries=kept, weight=MAX_LINES_WEIGHT)
         """By the line, CRLF included."""
 
     def _prove(self, line: bytes) -> bytes:
