@@ -137,6 +137,14 @@ async def stage(
         yield Stage(loopback, plane, text)
 
 
+def refusing(loopback: Loopback) -> int:
+    """A port that refuses, and that nobody else is given meanwhile: it is bound, but not listened on."""
+    sock = loopback.own(socket.socket())
+    sock.bind(("127.0.0.1", 0))
+    port: int = sock.getsockname()[1]
+    return port
+
+
 def deaf(loopback: Loopback) -> int:
     """The port of a listener that answers no SYN: its backlog is full."""
     listener = loopback.listener(backlog=0)
@@ -243,8 +251,8 @@ async def test_a_flow_that_is_over_leaves_nothing_for_the_collector(tmp_path: Pa
 async def test_failed_connects_go_to_other_endpoints_before_a_byte_is_lost(
     tmp_path: Path, loopback: Loopback, way: str
 ) -> None:
-    refusing, silent, listener = loopback.free_port(), deaf(loopback), loopback.listener()
-    async with stage(tmp_path, loopback, way, refusing, silent, listener) as at:
+    closed, silent, listener = refusing(loopback), deaf(loopback), loopback.listener()
+    async with stage(tmp_path, loopback, way, closed, silent, listener) as at:
         client = await at.client()
         await client.send(b"question that nobody has asked for yet")
         server = await at.server(listener)
@@ -254,10 +262,10 @@ async def test_failed_connects_go_to_other_endpoints_before_a_byte_is_lost(
         assert await client.rest() == b""
         record = await at.over()
         failures = [
-            at.plane.counts("endpoint", f"pg/127.0.0.1:{port}")["connect_failures"] for port in (refusing, silent)
+            at.plane.counts("endpoint", f"pg/127.0.0.1:{port}")["connect_failures"] for port in (closed, silent)
         ]
     assert [(one.endpoint, one.reason) for one in record.attempts] == [
-        (f"127.0.0.1:{refusing}", Reason.CONNECT_REFUSED),
+        (f"127.0.0.1:{closed}", Reason.CONNECT_REFUSED),
         (f"127.0.0.1:{silent}", Reason.CONNECT_TIMEOUT),
         (named(listener).strip('"'), Reason.OK),
     ]
@@ -269,7 +277,7 @@ async def test_failed_connects_go_to_other_endpoints_before_a_byte_is_lost(
 async def test_when_every_endpoint_refuses_the_client_is_reset_and_the_last_refusal_is_the_reason(
     tmp_path: Path, loopback: Loopback, way: str
 ) -> None:
-    ports = [loopback.free_port() for _ in range(2)]
+    ports = [refusing(loopback) for _ in range(2)]
     async with stage(tmp_path, loopback, way, *ports) as at:
         assert await (await at.client()).is_reset()
         record = await at.over()
@@ -279,14 +287,14 @@ async def test_when_every_endpoint_refuses_the_client_is_reset_and_the_last_refu
 
 
 async def test_no_more_attempts_are_made_than_the_policy_allows(tmp_path: Path, loopback: Loopback, way: str) -> None:
-    ports = [loopback.free_port() for _ in range(3)]
+    ports = [refusing(loopback) for _ in range(3)]
     async with stage(tmp_path, loopback, way, *ports, attempts=2) as at:
         assert await (await at.client()).is_reset()
         assert len((await at.over()).attempts) == 2
 
 
 async def test_without_an_endpoint_the_client_is_reset_at_once(tmp_path: Path, loopback: Loopback, way: str) -> None:
-    port = loopback.free_port()
+    port = refusing(loopback)
     async with stage(tmp_path, loopback, way, port) as at:
         at.plane.set_status("pg", f"127.0.0.1:{port}", "maint")
         assert await (await at.client()).is_reset()
@@ -518,7 +526,7 @@ async def test_the_removal_of_its_endpoint_cuts_a_flow_and_can_be_taken_back(
     listener = loopback.listener()
     async with stage(tmp_path, loopback, way, listener) as at:
         client, server = await at.pair(listener)
-        without = at.text.replace(named(listener), f'"127.0.0.1:{loopback.free_port()}"')
+        without = at.text.replace(named(listener), f'"127.0.0.1:{refusing(loopback)}"')
         at.plane.apply(without)
         at.plane.apply(at.text)
         await trio.sleep(0.7)
