@@ -259,15 +259,21 @@ def _glance(now: Row) -> Iterator[str]:
     yield table.cut(out, screen() or len(out))
     died = f"; {now['workers_died']} died and were replaced" if now["workers_died"] else ""
     yield f"workers    {living} of {wanted}{died}"
+    if now["lane_share"] is not None:
+        reused = f"; {table.percent(now['reuse_ratio'])} of upstream connections reused" if now["reuse_ratio"] else ""
+        yield f"lane       {table.percent(now['lane_share'])} of exchanges{reused}"
     yield from (f"restart    needed for {key}" for key in now["restart_needed_for"])
     yield from ([f"bugs       {now['bugs']} tasks failed and went on; the events say which"] if now["bugs"] else [])
     yield from (f"warning    {warning}" for warning in now["warnings"])
     columns = ("listener", "protocol", "connections", "accepted", "exchanges", "refused", "bind")
     rows = [{**one, "listener": one["name"]} for one in now["listeners"]]
     yield "\n" + table.render(rows, columns, width=screen())
-    columns = ("worker", "pid", "generation", "connections", "exchanges", "lag", "log_dropped")
-    rows = [{**one, "worker": one["index"], "lag": f"{one['lag_us'] / 1000:.1f}ms"} for one in now["workers"]]
-    yield "\n" + table.render(rows, columns)
+    figures = ("worker", "pid", "generation", "connections", "exchanges", "lag", "longest_gc", "log_dropped")
+    rows = [
+        {**one, "worker": one["index"], "lag": table.ms(one["lag_us"]), "longest_gc": table.ms(one["gc_longest_us"])}
+        for one in now["workers"]
+    ]
+    yield "\n" + table.render(rows, figures)
 
 
 @main.command()
@@ -297,16 +303,16 @@ def upstreams(admin: AdminClient, name: str | None, as_json: bool) -> None:
     """List endpoints with their state, and why. All of them, or those of upstream NAME."""
     found = admin.call("GET", "/api/v1/upstreams" + (f"/{urllib.parse.quote(name, safe='')}" if name else ""))
     rows = [_endpoint_row(one["name"], two) for one in ([found] if name else found) for two in one["endpoints"]]
-    columns = ("upstream", "endpoint", "state", "for", "weight", "tier", "active", "good", "bad", "cause")
-    empty = "no upstreams"
-    say(found, lambda: table.render(rows, columns, width=screen(), may_hide=("tier",), empty=empty), as_json)
+    columns = ("upstream", "endpoint", "state", "for", "weight", "tier", "active", "good", "bad", "reuse", "cause")
+    hide, empty = ("tier", "reuse"), "no upstreams"
+    say(found, lambda: table.render(rows, columns, width=screen(), may_hide=hide, empty=empty), as_json)
 
 
 def _endpoint_row(upstream: str, one: Row) -> Row:
     # Refused connects are failures that an operator looks for in the same place as bad answers.
     bad = one["answers_bad"] + one["connect_failures"]
     more = {"for": table.span(one["lasting"]), "good": one["answers_good"], "bad": bad, "tier": one["tier"] or None}
-    return {**one, "upstream": upstream, **more}
+    return {**one, "upstream": upstream, "reuse": table.percent(one["reuse_ratio"]), **more}
 
 
 def _put(admin: AdminClient, endpoint: str, wish: Row, as_json: bool) -> None:

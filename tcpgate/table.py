@@ -62,6 +62,16 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f}s" if seconds >= 10 or seconds == int(seconds) else f"{seconds:.1f}s"
 
 
+def percent(share: float | None) -> str | None:
+    """A share from 0 to 1: "99.31%"; None of None."""
+    return None if share is None else f"{share:.2%}"
+
+
+def ms(microseconds: int) -> str:
+    """A short time: "0.3ms"."""
+    return f"{microseconds / 1000:.1f}ms"
+
+
 def _text(value: object) -> str:
     if value is None or value == "":
         return "-"

@@ -301,6 +301,11 @@ def test_a_table_fits_where_it_can_and_a_cell_is_one_line(rows: list[dict[str, s
     assert max(map(len, lines)) <= max(width, 3 * table.LEAST + 4)
 
 
+def test_shares_and_short_times_are_short() -> None:
+    assert [table.percent(share) for share in (None, 0.0, 0.9999, 1.0)] == [None, "0.00%", "99.99%", "100.00%"]
+    assert [table.ms(us) for us in (0, 260, 12_345)] == ["0.0ms", "0.3ms", "12.3ms"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

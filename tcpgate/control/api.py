@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -31,14 +31,19 @@ from tcpgate.policy.health import Word
 from tcpgate.policy.route import RouteTable
 from tcpgate.policy.route_order import order
 from tcpgate.stats.journal import Event, Journal
-from tcpgate.stats.page import Layout, SharedPage
-from tcpgate.stats.totals import totals, worker_figures
+from tcpgate.stats.page import OFFSETS, Layout, SharedPage
+from tcpgate.stats.totals import share, totals, worker_figures
 
 Json = Any
 JSON, PROBLEM, TEXT = "application/json", "application/problem+json", "text/plain; charset=utf-8"
 MOST_EVENTS = 1000
 MOST_OUT = 100
 """Endpoints that the status names because they take no traffic; `upstreams` has all."""
+SUMMED = (
+    *("connections", "accepted", "exchanges", "log_dropped", "bytes_in", "bytes_out"),
+    *("lane_exchanges", "lane_handed", "lane_faults", "gc_pauses_us"),
+)
+"""Of the workers' fields, those of which a sum means something."""
 MOST_KNOWN = 10
 """Names that an error lists for whoever mistyped one."""
 
@@ -179,6 +184,7 @@ def status(api: Api, request: Request) -> Answer:
     out = [one for one in endpoints if not one.state.takes_traffic]
     last = api.reloader.last
     pids = api.workers()
+    sums = _worker_totals(api)
     return answer_json(
         {
             "version": version("tcpgate"),
@@ -201,7 +207,9 @@ def status(api: Api, request: Request) -> Answer:
             "workers_died": api.deaths(),
             "bugs": api.bugs(),
             "workers": [{"index": i, "pid": pid, **worker_figures(api.shared, i)} for i, pid in sorted(pids.items())],
-            "totals": _worker_totals(api),
+            "totals": sums,
+            "lane_share": share(sums["lane_exchanges"], sums["exchanges"] - sums["lane_exchanges"]),
+            "reuse_ratio": _reuse_ratio(api, [(one.upstream, one.endpoint) for one in endpoints]),
         }
     )
 
@@ -227,6 +235,7 @@ def upstreams(api: Api, request: Request) -> Answer:
         {
             "name": name,
             "balance": spec.balance,
+            "reuse_ratio": _reuse_ratio(api, [(name, one.address) for one in spec.endpoints]),
             "endpoints": [_endpoint(api, report) for report in reports if report.upstream == name],
         }
         for name, spec in api.config.upstreams.items()
@@ -304,7 +313,22 @@ def _listener(api: Api, name: str, spec: schema.Listener) -> Json:
 
 
 def _endpoint(api: Api, report: EndpointReport) -> Json:
-    return {**attrs.asdict(report), **api.counts("endpoint", f"{report.upstream}/{report.endpoint}")}
+    ratio = _reuse_ratio(api, [(report.upstream, report.endpoint)])
+    counts = api.counts("endpoint", f"{report.upstream}/{report.endpoint}")
+    return {**attrs.asdict(report), "reuse_ratio": ratio, **counts}
+
+
+def _reuse_ratio(api: Api, endpoints: Iterable[tuple[str, str]]) -> float | None:
+    """How many of the attempts at these endpoints went over a connection that was there; None before any had one.
+
+    A flow's connection is always a new one.
+    """
+    blocks = [block for one in endpoints if (block := api.layout.blocks.get(f"endpoint/{one[0]}/{one[1]}"))]
+    reused, connects = (
+        sum(api.shared.total(block + OFFSETS["endpoint"][field], api.processes()) for block in blocks)
+        for field in ("reused", "connects")
+    )
+    return share(reused, connects)
 
 
 def _choice(wrong: str, known: Sequence[str]) -> str:
@@ -329,8 +353,7 @@ def reload_document(result: ReloadResult) -> Json:
 
 def _worker_totals(api: Api) -> dict[str, int]:
     figures = [worker_figures(api.shared, index) for index in range(1, api.processes() + 1)]
-    fields = ("connections", "accepted", "exchanges", "log_dropped", "bytes_in", "bytes_out")
-    return {field: sum(one[field] for one in figures) for field in fields}
+    return {field: sum(one[field] for one in figures) for field in SUMMED}
 
 
 def _object(body: bytes) -> dict[str, Json]:

@@ -24,6 +24,11 @@ def worker_figures(shared: SharedPage, index: int) -> dict[str, int]:
     return {field: page[slot] for slot, field in enumerate(FIELDS["worker"])}
 
 
+def share(part: int, rest: int) -> float | None:
+    """What `part` is of both, from 0 to 1 in four digits; None of nothing. Rounded down, so 1.0 is all."""
+    return part * 10_000 // (part + rest) / 10_000 if part + rest else None
+
+
 def series(blocks: Mapping[str, int], kind: str) -> Iterator[str]:
     """The names of every series of a kind, retired ones too: a counter that was shown once does not vanish."""
     prefix = f"{kind}/"

@@ -320,6 +320,41 @@ async def test_counters_are_summed_over_all_pages_that_ever_counted(house: House
     assert got[0]["accepted"] == 111
 
 
+async def test_how_often_upstream_connections_were_reused_is_told(house: House) -> None:
+    client = await house.serve()
+    await house.api.reload()
+
+    async def ratios() -> tuple[Json, Json, Json]:
+        group = (await ask(client, "GET", "/api/v1/upstreams/api"))[1]
+        whole = (await ask(client, "GET", "/api/v1/status"))[1]["reuse_ratio"]
+        return whole, group["reuse_ratio"], [one["reuse_ratio"] for one in group["endpoints"]]
+
+    def count(endpoint: str, **fields: int) -> None:
+        for field, number in fields.items():
+            house.shared.pages[2][house.layout.blocks[f"endpoint/{endpoint}"] + OFFSETS["endpoint"][field]] = number
+
+    for endpoint in ("api/127.0.0.1:1", "api/127.0.0.1:2", "odd.name-2/127.0.0.1:9"):
+        house.layout.reserve("endpoint", endpoint)
+    assert await ratios() == (None, None, [None, None, None])
+    count("api/127.0.0.1:1", reused=9, connects=1)
+    assert await ratios() == (0.9, 0.9, [0.9, None, None])
+    count("api/127.0.0.1:2", connects=10)
+    assert await ratios() == (0.45, 0.45, [0.9, 0.0, None])
+    count("odd.name-2/127.0.0.1:9", reused=5)
+    assert await ratios() == (0.56, 0.45, [0.9, 0.0, None])
+
+
+async def test_the_lanes_share_of_the_exchanges_is_told(house: House) -> None:
+    client = await house.serve()
+    assert (await ask(client, "GET", "/api/v1/status"))[1]["lane_share"] is None
+    for index in (1, 2):
+        house.shared.pages[index][OFFSETS["worker"]["exchanges"]] = 8 * index
+        house.shared.pages[index][OFFSETS["worker"]["lane_exchanges"]] = 9 * (index - 1)
+    status = (await ask(client, "GET", "/api/v1/status"))[1]
+    assert status["lane_share"] == 0.375
+    assert status["totals"]["lane_exchanges"] == 9
+
+
 async def test_the_config_has_a_tag_that_changes_with_it(house: House) -> None:
     client = await house.serve()
     request = b"GET /api/v1/config HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tcpgate.stats.page import FIELDS, Layout, SharedPage, size_of
-from tcpgate.stats.totals import series, totals, worker_figures
+from tcpgate.stats.totals import series, share, totals, worker_figures
 
 PAGES = 4
 
@@ -48,3 +48,8 @@ def test_series_are_named_without_their_kind_and_names_may_hold_slashes() -> Non
     layout.reserve("listener", "web")
     assert list(series(layout.blocks, "endpoint")) == ["api/unix:/run/a.sock"]
     assert list(series(layout.blocks, "listener")) == ["web"]
+
+
+def test_a_share_is_of_both_and_of_nothing_there_is_none() -> None:
+    assert (share(0, 0), share(0, 7), share(7, 0), share(1, 2)) == (None, 0.0, 1.0, 0.3333)
+    assert share(10**9 - 1, 1) == 0.9999
