@@ -260,7 +260,7 @@ def _glance(now: Row) -> Iterator[str]:
     died = f"; {now['workers_died']} died and were replaced" if now["workers_died"] else ""
     yield f"workers    {living} of {wanted}{died}"
     if now["lane_share"] is not None:
-        reused = f"; {table.percent(now['reuse_ratio'])} of upstream connections reused" if now["reuse_ratio"] else ""
+        reused = f"; {table.percent(now['reuse_ratio'])} of attempts reused a connection" if now["reuse_ratio"] else ""
         yield f"lane       {table.percent(now['lane_share'])} of exchanges{reused}"
     yield from (f"restart    needed for {key}" for key in now["restart_needed_for"])
     yield from ([f"bugs       {now['bugs']} tasks failed and went on; the events say which"] if now["bugs"] else [])

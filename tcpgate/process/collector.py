@@ -70,7 +70,6 @@ class Collector:
     """The last sweep's time, and the CPU time then."""
 
     def __enter__(self) -> Self:
-        self.page[LONGEST] = 0
         gc.set_threshold(*THRESHOLDS)
         gc.callbacks.append(self._paused)
         return self
@@ -85,6 +84,8 @@ class Collector:
         gc.unfreeze()
         gc.collect()
         gc.freeze()
+        if not self._kept:  # the first one: nobody has been kept waiting so far
+            self.page[LONGEST] = 0
         self._kept = self._frozen = gc.get_freeze_count()
 
     def sweep(self, now: float) -> None:

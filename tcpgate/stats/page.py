@@ -46,7 +46,7 @@ WORKER_FIELDS = (
     "lane_handed",  # that the lane began to look at, and a task finished
     "lane_faults",  # bugs in the lane, each of which cost one connection
     "gc_pauses_us",  # garbage collector, all its pauses together
-    "gc_longest_us",  # the longest one since the worker started; no sum of workers means anything
+    "gc_longest_us",  # the longest one since the worker began to serve; no sum of workers means anything
 )
 LISTENER_FIELDS = ("connections", "accepted", "refused", "exchanges", "bytes_in", "bytes_out", "bad_requests")
 ROUTE_FIELDS = (

@@ -80,6 +80,16 @@ def test_every_pause_is_counted_and_the_longest_kept(collector: Collector) -> No
     assert (page[PAUSES], page[LONGEST]) == (750_000, 500_000)
 
 
+def test_the_first_tidy_is_no_pause_of_anybodys(cpu: Cpu) -> None:
+    page = memoryview(bytearray(8 * len(WORKER_FIELDS))).cast("q")
+    with Collector(page, cpu=cpu) as made:
+        made.tidy()
+        assert page[LONGEST] == 0
+        made.tidy()
+        assert page[LONGEST] > 0
+    gc.unfreeze()
+
+
 def test_what_has_grown_old_is_frozen_and_its_garbage_found(collector: Collector) -> None:
     circle = weakref.ref(Circle())
     frozen = gc.get_freeze_count()
