@@ -329,7 +329,7 @@ TRUST = [
             says=("200 ok",) * 3,
             client=ask(request(b"GET", b"/", *fields), GET, posted(3, *fields)),
             listener=TRUSTING,
-            plain=True,
+            plain=what != "the rest",
         )
         for what, fields in VOUCHING.items()
     ),
@@ -443,6 +443,7 @@ BALANCED = [
             client=ask(*FROM_ALL_OVER),
             origins=THREE,
             text=balanced(f'balance = "{how}"', TRUSTING),
+            plain=True,
         )
         for how in ("source_hash", "ring_hash")
     ),
