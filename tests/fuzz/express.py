@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["tcpgate.codec", "h11"]):
     from tests.codec.corpus import load_requests, load_responses
     from tests.codec.everyday import REQUESTS, RESPONSES
     from tests.codec.express_oracle import facts_of_request, facts_of_response, hold_request, hold_response
+    from tests.codec.pieces import NAMES, VALUES
 
 HERE = Path(__file__).parents[2] / ".fuzz"
 LIMITS = Limits(head=2000, headers=12, target=60)
@@ -74,6 +75,13 @@ def plant(seeds: Path) -> None:
             (seeds / f"{number:04}").write_bytes(data)
 
 
+def spell(dictionary: Path) -> None:
+    """Write what to put into inputs: whole field lines and odd values, which no mutation of bytes would hit upon."""
+    words = [f"{name}: {value}\r\n" for name in NAMES for value in ("a", "5", "close")] + VALUES
+    quoted = ["".join(f"\\x{byte:02x}" for byte in word.encode("latin-1")) for word in words if 0 < len(word) <= 64]
+    dictionary.write_text("".join(f'"{word}"\n' for word in quoted))
+
+
 def main() -> None:
     """Fuzz for FUZZ_SECONDS (20), or judge the inputs that are named."""
     named = sys.argv[1:]
@@ -84,9 +92,10 @@ def main() -> None:
     kept = HERE / "corpus"
     kept.mkdir(parents=True, exist_ok=True)
     plant(HERE / "seeds")
+    spell(HERE / "words")
     options = [
         f"-max_total_time={int(os.environ.get('FUZZ_SECONDS', '20'))}",
-        *(f"-max_len={MAX_INPUT}", f"-artifact_prefix={HERE}/", "-print_final_stats=1", "-verbosity=1"),
+        *(f"-max_len={MAX_INPUT}", f"-artifact_prefix={HERE}/", f"-dict={HERE}/words", "-print_final_stats=1"),
     ]
     atheris.Setup([sys.argv[0], *options, str(kept), str(HERE / "seeds")], one_input)
     atheris.Fuzz()
