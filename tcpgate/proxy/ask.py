@@ -98,7 +98,11 @@ class _Question:
         endpoint.begin()
         up: pool.UpstreamConnection | None = None
         try:
-            up = pool.take_idle(endpoint) or await pool.connect(endpoint, self.plane.resolver, upstream.spec.timeouts)
+            up = pool.take_idle(endpoint)
+            if up is None:
+                plane = self.plane
+                up = await pool.connect(endpoint, plane.resolver, upstream.spec.timeouts, plane.lane)
+            up.leave()
             self.reused = up.reused
             head = await self._talk(up, upstream)
             now = trio.current_time()

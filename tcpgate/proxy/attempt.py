@@ -114,6 +114,8 @@ class Attempt:
             await self.down.while_client_waits(self._dial)
             up = self.up
             assert up is not None
+        else:
+            up.leave()
         self._seen_before = up.stream.bytes_in
         self.connected_at = trio.current_time()
         return up

@@ -45,7 +45,7 @@ from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES, WORKER_LANE_FAULTS, WORKE
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.rider import Host
-from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, CONNECTS, REUSED, EndpointRuntime, UpstreamRuntime
+from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, CONNECTS, EndpointRuntime, UpstreamRuntime
 from tcpgate.state.snapshot import Snapshot
 from tcpgate.stats import plain
 from tcpgate.stats.record import AccessRecord, Attempt, Phases
@@ -174,7 +174,7 @@ class HttpRider:
         self.lane.remove(self.fd)
         self.lane.timed.discard(self)
 
-    def _hand_over(self, data: bytes, begun: Begun | None = None) -> None:
+    def _hand_over(self, data: bytes, begun: Begun | None = None, client_broke: OSError | None = None) -> None:
         """Give the exchange at hand to a task, with everything that the client has sent of it and after it."""
         if self.rides:
             self._leave_lane()
@@ -184,9 +184,10 @@ class HttpRider:
             self.more = []
         self.state, self.data, self.deadline = AWAY, b"", math.inf
         stream = Stream(self.sock, Side.CLIENT, self.peer)
+        stream.give_back(b"", client_broke)
         task = self._task = HttpConnection(self.plane, self.plan, stream, self.address, self.snapshot, lane=self.rides)
         if data:
-            task.take_over(data, None if begun is None else self.began, begun)
+            task.take_over(data, self._bytes_in, None if begun is None else self.began, begun)
         task.is_fresh = self.is_fresh
         task.is_leaving = self.is_leaving
         task.cut_by(self.cut_at)
@@ -210,8 +211,8 @@ class HttpRider:
         self.is_leaving, self.snapshot = task.is_leaving, task.snapshot
         self._ride()
         self.deadline = self.lane.clock() + self.plan.spec.timeouts.idle
+        self._bytes_in = task.stream.bytes_in - task.counted_in
         if leftover:
-            self._bytes_in = len(leftover)
             self._take(leftover)
         elif self.is_leaving:
             self._end_idle()
@@ -261,8 +262,9 @@ class HttpRider:
             data = self.sock.recv(READ_SIZE)
         except BlockingIOError:
             return
-        except OSError:
-            data = b""
+        except OSError as exc:
+            self._client_broke(exc)
+            return
         self._bytes_in += len(data)
         if self.state != IDLE:
             self._client_spoke(data)
@@ -270,6 +272,17 @@ class HttpRider:
             self._take(self.data + data if self.data else data)
         elif self.data:
             self._hand_over(self.data)
+        else:
+            self._gone()
+
+    def _client_broke(self, exc: OSError) -> None:
+        """The client's connection was reset."""
+        if self.state == FLOWING:
+            self.cut(lost(Side.CLIENT, exc, "receiving"))
+        elif self.state in (CONNECTING, ASKED):
+            self._give_up(client_broke=exc)
+        elif self.state == IDLE and self.data:
+            self._hand_over(self.data, client_broke=exc)
         else:
             self._gone()
 
@@ -389,20 +402,16 @@ class HttpRider:
         else:
             self.wire = careful.request(upstream.name) + body
         endpoint.begin()
-        if not endpoint.idle:
+        up = pool.take_idle(endpoint)
+        if up is not None:
+            self._send_request(up)
+        else:
             self._connect(endpoint, upstream)
-            return
-        up = endpoint.idle.pop()
-        assert isinstance(up, UpstreamConnection)
-        up.exchanges += 1
-        endpoint.count(REUSED)
-        self._send_request(up)
 
     def _send_request(self, up: UpstreamConnection) -> None:
         self.up = up
         up.serving = self
-        if not up.in_lane:
-            up.enter()
+        up.enter()
         self.state = ASKED
         wire = self.wire
         try:
@@ -455,7 +464,13 @@ class HttpRider:
 
     # -- the exchange turns out not to be plain ---------------------------------------------------------------------
 
-    def _give_up(self, received: bytes = b"", broken: OSError | None = None, failure: GateError | None = None) -> None:
+    def _give_up(
+        self,
+        received: bytes = b"",
+        broken: OSError | None = None,
+        failure: GateError | None = None,
+        client_broke: OSError | None = None,
+    ) -> None:
         """Let the readable path go on with it, from exactly where it is."""
         self._cancel_connect()
         up, endpoint = self.up, self.endpoint
@@ -467,7 +482,7 @@ class HttpRider:
         begun.started, begun.connected_at, begun.sent_at = self.started, self.connected_at, self.sent_at
         begun.sent, begun.failure, begun.received, begun.broken = self.sent, failure, received, broken
         self.up, self.wire = None, b""
-        self._hand_over(self.data, begun)
+        self._hand_over(self.data, begun, client_broke)
 
     def _begun(self) -> Begun:
         """What was done before an endpoint was picked."""

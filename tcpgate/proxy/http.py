@@ -102,9 +102,12 @@ class HttpConnection:
         """Be over by `deadline`, whatever is under way; infinity takes it back."""
         self._scope.deadline = deadline
 
-    def take_over(self, data: bytes, began: float | None, begun: Begun | None) -> None:
-        """Before `run`: what the lane has received of the next exchange, when that began, and how far it came."""
-        self.stream.bytes_in = len(data)
+    def take_over(self, data: bytes, count: int, began: float | None, begun: Begun | None) -> None:
+        """Before `run`: what the lane has received of the next exchange, when that began, and how far it came.
+
+        `count`: as many bytes have been received that no record has counted.
+        """
+        self.stream.bytes_in = count
         self.codec.receive(data)
         self._began, self._begun = began, begun
 

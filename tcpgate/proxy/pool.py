@@ -15,6 +15,7 @@ which are made when they are first asked for.
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Protocol
 
@@ -50,8 +51,8 @@ class UpstreamConnection:
     endpoint: EndpointRuntime
     sock: socket.socket
     peer: str
-    lane: Lane | None
-    """Where it rides while no task has it; None: nowhere."""
+    lane: Lane
+    """Where it rides while no task has it."""
     exchanges: int = 0
     """Exchanges begun on it; above 1 it is a reused one."""
     serving: Serving | None = None
@@ -63,11 +64,14 @@ class UpstreamConnection:
     counted_out: int = 0
     """How much of the stream's bytes the endpoint's counters have."""
     fd: int = attrs.field(init=False)
+    _poll: select.poll = attrs.field(init=False)
     _stream: Stream | None = None
     _codec: ClientCodec | None = None
 
     def __attrs_post_init__(self) -> None:
         self.fd = self.sock.fileno()
+        self._poll = select.poll()
+        self._poll.register(self.fd, select.POLLIN)
 
     @property
     def stream(self) -> Stream:
@@ -90,14 +94,14 @@ class UpstreamConnection:
         return self.exchanges > 1
 
     def alive(self) -> bool:
-        """Whether an idle connection can be used: open, and silent."""
-        return self.is_open and self.stream.is_quiet()
+        """Whether an idle connection can be used: open, and silent. Asks the kernel: the lane may not have heard yet."""
+        return self.is_open and not self._poll.poll(0)
 
     # -- in the lane ------------------------------------------------------------------------------------------------
 
     def enter(self) -> None:
-        """Ride in the lane from now on, if there is one."""
-        if self.lane is not None and not self.in_lane:
+        """Ride in the lane from now on."""
+        if not self.in_lane:
             self.lane.add(self.fd, self.on_ready)
             self.in_lane = True
 
@@ -108,7 +112,7 @@ class UpstreamConnection:
 
     def pause(self) -> None:
         """Hear nothing of it for a while, its hang-up included."""
-        if self.lane is not None and self.in_lane:
+        if self.in_lane:
             self.lane.remove(self.fd)
             self.in_lane = False
 
@@ -138,7 +142,7 @@ class UpstreamConnection:
         """Give it up. Idempotent."""
         if self.is_open:
             self.is_open = False
-            if self.lane is not None and self.in_lane:
+            if self.in_lane:
                 self.lane.forget(self.fd)
                 self.in_lane = False
             self.endpoint.closed()
@@ -149,10 +153,14 @@ class UpstreamConnection:
 
 
 def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
-    """An idle connection that still lives, for a task, or None. Dead ones found on the way are closed."""
-    while (connection := endpoint.take_idle()) is not None:
+    """An idle connection that still lives, or None. Dead ones found on the way are closed.
+
+    It is still in the lane; a task calls its `leave`.
+    """
+    idle = endpoint.idle
+    while idle:
+        connection = idle.pop()  # the one used last is the least likely to have gone stale
         assert isinstance(connection, UpstreamConnection)
-        connection.leave()
         if connection.alive():
             connection.exchanges += 1
             endpoint.count(REUSED)
@@ -162,7 +170,7 @@ def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
 
 
 async def connect(
-    endpoint: EndpointRuntime, resolver: Resolver, timeouts: schema.UpstreamTimeouts, lane: Lane | None = None
+    endpoint: EndpointRuntime, resolver: Resolver, timeouts: schema.UpstreamTimeouts, lane: Lane
 ) -> UpstreamConnection:
     """A new connection; UpstreamError or Refused (no file left) if there is none to be had.
 

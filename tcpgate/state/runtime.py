@@ -163,10 +163,6 @@ class EndpointRuntime:
         self.latency.fail(now)
         self._send(self.live.bad(cause, now))
 
-    def take_idle(self) -> Idle | None:
-        """The idle connection used last (it is the least likely to have gone stale)."""
-        return self.idle.pop() if self.idle else None
-
     def close_idle(self) -> None:
         """Close every idle connection."""
         while self.idle:
