@@ -78,12 +78,13 @@ async def small(plane: TestPlane, count: int) -> None:
 
 
 async def stopped(what: Callable[[], int]) -> int:
-    """`what`, once it has stopped to grow."""
+    """`what`, once it has stopped to grow: for as long as a busy machine may keep anybody waiting."""
+    same = 0
     with trio.fail_after(30):
-        before = -1
-        while (now := what()) != before:
-            before = now
-            await trio.sleep(0.25)
+        before = what()
+        while same < 4:
+            await trio.sleep(0.15)
+            before, same = what(), same + 1 if what() == before else 0
     return before
 
 
