@@ -32,7 +32,7 @@ from typing import Protocol
 from tcpgate.errors import Reason, Side
 from tcpgate.net.lane import NOTHING, READ, WRITE, Lane, Rider
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
-from tcpgate.net.relay import BULKY_AFTER, BULKY_READ, GOODBYE, MEAGRE, RelayOutcome, which_time
+from tcpgate.net.relay import BULKY_AFTER, BULKY_READ, GOODBYE, MEAGRE, which_time
 from tcpgate.net.stream import READ_SIZE
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
@@ -41,8 +41,8 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 class Owner(Rider, Protocol):
     """The rider whose relay it is. `on_fault` of what happens in the relay comes to it."""
 
-    def relayed(self, outcome: RelayOutcome) -> None:
-        """It is over, and both sockets are closed. Called once."""
+    def relayed(self, reason: Reason, ended_by: Side, detail: str) -> None:
+        """It is over, and both sockets are closed. Called once; as a `RelayOutcome`, but the ends have the counts."""
         ...
 
 
@@ -170,15 +170,7 @@ class LaneRelay:
         good = reason is None or reason is Reason.IDLE_TIMEOUT
         self.client.close(good)
         self.endpoint.close(good)
-        self._owner.relayed(
-            RelayOutcome(
-                reason=reason or Reason.OK,
-                ended_by=ended_by,
-                bytes_in=self.client.moved,
-                bytes_out=self.endpoint.moved,
-                detail=detail,
-            )
-        )
+        self._owner.relayed(reason or Reason.OK, ended_by, detail)
         # No circle may be left for the collector: there are as many of them as connections.
         self.client.let_go()
         self.endpoint.let_go()

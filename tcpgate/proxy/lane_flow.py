@@ -23,12 +23,12 @@ from tcpgate.net.address import SocketAddress, Target, describe, number_of
 from tcpgate.net.connect import Connecting
 from tcpgate.net.lane import Lane
 from tcpgate.net.lane_relay import LaneRelay, reset
-from tcpgate.net.relay import RelayOutcome
 from tcpgate.policy.hashing import hash64
 from tcpgate.proxy.flow import FlowTarget, close_books
 from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import CUT, FlowAttempt, FlowRecord, next_endpoint
 from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
+from tcpgate.stats import plain
 
 log = logging.getLogger("tcpgate.proxy.lane_flow")
 
@@ -38,9 +38,9 @@ class LaneFlow:
 
     # fmt: off
     __slots__ = (
-        "_attempts", "_began", "_connecting", "_counted_in", "_counted_out", "_cut_at", "_endpoint", "_failure",
-        "_generation", "_host", "_lane", "_over", "_plan", "_plane", "_relay", "_scope", "_sock", "_sockaddr",
-        "_started", "_target",
+        "_attempts", "_began", "_connected_after", "_connecting", "_counted_in", "_counted_out", "_cut_at",
+        "_endpoint", "_failure", "_generation", "_host", "_lane", "_over", "_plan", "_plane", "_relay", "_scope",
+        "_sock", "_sockaddr", "_started", "_target",
     )
     # fmt: on
 
@@ -59,9 +59,12 @@ class LaneFlow:
         self._sockaddr = sockaddr
         self._target = FlowTarget(upstream, self)  # holds the upstream, so no reload can take it away
         self._began = self._started = lane.clock()
+        self._connected_after = 0.0
+        """Seconds that the endpoint took to accept."""
         self._cut_at = math.inf
         self._over = False
         self._attempts: tuple[FlowAttempt, ...] = ()
+        """Those that failed."""
         self._failure: UpstreamError | None = None
         self._endpoint: EndpointRuntime | None = None
         """The one that counts us in flight."""
@@ -182,8 +185,8 @@ class LaneFlow:
         )
         self._sock = self._connecting = None
         now = self._lane.clock()
-        self._target.connected(endpoint, now - self._began, now)
-        self._attempts += (FlowAttempt(endpoint.name, Reason.OK, now - self._began),)
+        self._connected_after = now - self._began
+        self._target.connected(endpoint, self._connected_after, now)
         try:
             relay.start()
         except OSError as exc:  # the user's allowance of epoll watches
@@ -191,14 +194,12 @@ class LaneFlow:
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    def relayed(self, outcome: RelayOutcome) -> None:
+    def relayed(self, reason: Reason, ended_by: Side, detail: str) -> None:
         """The relay is over, and both sockets are closed."""
-        relay, endpoint = self._relay, self._endpoint
+        relay = self._relay
         assert relay is not None
-        assert endpoint is not None
         self._count(relay)
-        self._target.flow_ended(endpoint, outcome, self._lane.clock())
-        self._close_books(outcome.ended_by, outcome.reason, outcome.detail)
+        self._close_books(ended_by, reason, detail)
 
     def _end(self, ended_by: Side, reason: Reason, detail: str) -> None:
         """It is over, for a reason that is ours or an endpoint's."""
@@ -220,27 +221,67 @@ class LaneFlow:
             return
         self._over = True
         self._lane.timed.discard(self)
-        relay, endpoint = self._relay, self._endpoint
-        self._release()
+        relay, endpoint, upstream = self._relay, self._endpoint, self._target.name
+        try:
+            self._release()
+            self._relay = None
+            del self._target  # knows us: no circle may be left for the collector
+            if relay is None or endpoint is None:
+                self._write(upstream, "", ended_by, reason, detail, 0, 0)
+            elif (
+                reason is not Reason.OK
+                or self._attempts
+                or not self._write_plain(upstream, endpoint.name, ended_by, relay)
+            ):
+                self._attempts += (FlowAttempt(endpoint.name, Reason.OK, self._connected_after),)
+                moved = relay.client.moved, relay.endpoint.moved
+                self._write(upstream, endpoint.name, ended_by, reason, detail, *moved)
+        finally:
+            self._host.ended(self)
+
+    def _write_plain(self, upstream: str, endpoint: str, ended_by: Side, relay: LaneRelay) -> bool:
+        """Close the books of a flow that went well at its first attempt: all that differs from `_write` is the cost."""
+        plane, plan = self._plane, self._plan
+        bytes_in, bytes_out = relay.client.moved, relay.endpoint.moved
+        line = plain.render_flow(
+            plain.stamp_of(plane.wall()),
+            plane.new_id(),
+            plan.name,
+            upstream,
+            endpoint,
+            self._client(),
+            describe(self._sockaddr),
+            ended_by,
+            self._connected_after,
+            self._lane.clock() - self._started,
+            bytes_in,
+            bytes_out,
+            self._generation,
+        )
+        if line is None:
+            return False
+        plane.count(plan.block, bytes_in, bytes_out)
+        plane.write_line(line)
+        return True
+
+    def _write(
+        self, upstream: str, endpoint: str, ended_by: Side, reason: Reason, detail: str, bytes_in: int, bytes_out: int
+    ) -> None:
+        """Close the books by the readable path's own words."""
         record = FlowRecord(
             listener=self._plan.name,
-            upstream=self._target.name,
-            endpoint=endpoint.name if relay is not None and endpoint is not None else "",
+            upstream=upstream,
+            endpoint=endpoint,
             client=describe(self._sockaddr),
             attempts=self._attempts,
             ended_by=ended_by,
             reason=reason,
             detail=detail,
-            bytes_in=relay.client.moved if relay is not None else 0,
-            bytes_out=relay.endpoint.moved if relay is not None else 0,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
             seconds=self._lane.clock() - self._started,
         )
-        self._relay = None
-        del self._target  # knows us: no circle may be left for the collector
-        try:
-            close_books(self._plane, self._plan, self._generation, self._client(), record)
-        finally:
-            self._host.ended(self)
+        close_books(self._plane, self._plan, self._generation, self._client(), record)
 
     def _release(self) -> None:
         """The endpoint no longer counts us."""

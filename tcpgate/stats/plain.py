@@ -1,4 +1,4 @@
-"""The access line of an exchange that went well, at the cost of one f-string.
+"""The access line of an exchange or a flow that went well, at the cost of one f-string.
 
 Most exchanges are alike: one attempt, which worked, the endpoint's own answer, nothing that a filter has to tell.
 What is the same for all of them stands in the code below, what is the same for a route's endpoint or for a connection
@@ -77,6 +77,36 @@ def render(
         f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
     )
     if len(line) > LINE_LIMIT or ("\\" in line and is_too_much(line)):  # the same test, mostly without the call
+        return None
+    return line.encode("ascii")
+
+
+def render_flow(
+    stamp: str,
+    id_: str,
+    listener: str,
+    upstream: str,
+    endpoint: str,
+    client: str,
+    peer: str,
+    answered_by: Side,
+    connect: float,
+    total: float,
+    bytes_in: int,
+    bytes_out: int,
+    generation: int,
+) -> bytes | None:
+    """The line of a tcp flow that went well at the first attempt; None as in `render`. Times in seconds."""
+    took = f'"connect":{connect:.6f},' if connect else ""
+    line = (
+        f'{stamp}{quote(id_)},"trace":"","listener":{quote(listener)},"route":"","upstream":{quote(upstream)},'
+        f'"endpoint":{quote(endpoint)},"attempts":[{{"endpoint":{quote(endpoint)},"reason":"ok",'
+        f'"ms":{connect * 1000:.3f}}}],"client":{quote(client)},"peer":{quote(peer)},"tls":"","method":"","host":"",'
+        f'"path":"","proto":"tcp","status":0,"answered_by":{quote(answered_by)},"reason":"ok",'
+        f'"rule":{quote("listeners." + listener)},"detail":"","t":{{{took}"total":{total:.6f}}},'
+        f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
+    )
+    if is_too_much(line):
         return None
     return line.encode("ascii")
 

@@ -213,12 +213,17 @@ class LaneOwner:
         if not self.relay.over:
             self.relay.sweep(now)
 
-    def relayed(self, outcome: RelayOutcome) -> None:
+    def relayed(self, reason: Reason, ended_by: Side, detail: str) -> None:
         """Over."""
         assert self.rig is not None
         assert not self.rig.over.is_set()
-        reason = self.closed if outcome.reason is Reason.OK else outcome.reason
-        self.rig._outcome = attrs.evolve(outcome, reason=reason)
+        self.rig._outcome = RelayOutcome(
+            reason=self.closed if reason is Reason.OK else reason,
+            ended_by=ended_by,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            detail=detail,
+        )
         self.rig.over.set()
 
     def on_fault(self, exc: Exception) -> None:

@@ -590,7 +590,7 @@ async def test_flows_that_are_stopped_twice_or_told_late_do_nothing(tmp_path: Pa
 # -- bugs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("where", ["picking", "connected", "moving", "counting", "ending"])
+@pytest.mark.parametrize("where", ["picking", "connected", "moving", "counting"])
 async def test_a_bug_costs_one_flow_and_is_told(
     tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -602,7 +602,6 @@ async def test_a_bug_costs_one_flow_and_is_told(
         "connected": "tcpgate.proxy.flow.FlowTarget.connected",
         "moving": "tcpgate.net.lane_relay._End._copy",
         "counting": "tcpgate.proxy.flow.FlowTarget.moved",
-        "ending": "tcpgate.proxy.flow.FlowTarget.flow_ended",
     }
     listener = loopback.listener()
     async with stage(tmp_path, loopback, "lane", listener) as at:
@@ -612,13 +611,37 @@ async def test_a_bug_costs_one_flow_and_is_told(
             client = await at.client()
             with suppress(OSError):
                 await client.send(b"x")
-            if where == "ending":
-                client.reset()
             assert (await at.plane.record()).reason is Reason.BUG
-        if where != "ending":
-            assert await client.is_reset()
+        assert await client.is_reset()
         if where != "counting":  # it was planted for all flows that move
             await healthy.send(b"unharmed")
             assert await server.exactly(8) == b"unharmed"
         healthy.reset()
         await at.over(2)
+
+
+@pytest.mark.parametrize("where", ["FlowTarget.end", "plain.render_flow", "close_books"])
+async def test_a_bug_in_the_books_leaves_no_flow_behind(
+    tmp_path: Path, loopback: Loopback, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    listener = loopback.listener()
+    async with stage(tmp_path, loopback, "lane", listener) as at:
+        lane = at.plane.plane.lane
+        client, server = await at.pair(listener)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"tcpgate.proxy.lane_flow.{where}", planted)
+            if where == "close_books":
+                client.reset()
+                assert await server.is_reset()
+            else:
+                client.finish()
+                server.finish()
+                assert (await client.rest(), await server.rest()) == (b"", b"")
+            with trio.fail_after(30):
+                while at.plane.servers["db"].connections:
+                    await trio.sleep(0.002)
+        assert lane.faults == 1
+        assert (len(lane), len(lane.timed)) == (0, 0)

@@ -133,3 +133,56 @@ def test_every_field_of_the_record_is_in_the_plain_line_in_its_order() -> None:
     line = plainly(a_record())
     assert line is not None
     assert [*json.loads(line), "attempts_cut"] == list(record.ACCESS_FIELDS)
+
+
+@given(
+    text=st.text(max_size=30),
+    client=st.text(max_size=3000),
+    side=st.sampled_from(Side),
+    connect=st.sampled_from([0.0, 1e-7, 0.000102, 3.5]),
+    total=st.floats(0, 1e6),
+    moved=st.integers(0, 1 << 60),
+)
+@example(text="db", client="10.0.0.1", side=Side.CLIENT, connect=0.0001, total=0.5, moved=7)
+@example(text='q"\\\ud800', client="unix:", side=Side.UPSTREAM, connect=0.0, total=0.0, moved=0)
+def test_the_plain_line_of_a_flow_is_its_records(
+    text: str, client: str, side: Side, connect: float, total: float, moved: int
+) -> None:
+    made = AccessRecord(
+        ts=1763829123.123456,
+        id="0123456789abcdef",
+        listener=text,
+        upstream=text + "u",
+        endpoint=text + ":1",
+        attempts=[Attempt(text + ":1", Reason.OK, connect * 1000)],
+        client=client,
+        peer=client + ":9",
+        proto="tcp",
+        answered_by=side,
+        rule=f"listeners.{text}",
+        t=Phases(connect=connect, total=total),
+        bytes_in=moved,
+        bytes_out=moved + 1,
+        generation=3,
+    )
+    line = plain.render_flow(
+        plain.stamp_of(made.ts),
+        made.id,
+        made.listener,
+        made.upstream,
+        made.endpoint,
+        made.client,
+        made.peer,
+        side,
+        connect,
+        total,
+        moved,
+        moved + 1,
+        3,
+    )
+    whole = record.render(made)
+    if line is None:
+        assert len(whole) <= LINE_LIMIT
+        assert len(record._line(made, "")) > LINE_LIMIT - 300 or "\\ud" in record._line(made, "")
+    else:
+        assert line == whole
