@@ -397,6 +397,25 @@ async def test_one_that_joins_in_the_middle_of_a_sweep_waits_for_the_next(lane: 
     assert len(late.sweeps) == 1
 
 
+async def test_a_sweep_that_raises_costs_its_own_rider_only(
+    lane: Lane, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    riders = [make() for _ in range(5)]
+
+    def fail_once() -> None:
+        lane.timed.discard(riders[2])
+        raise ZeroDivisionError("a bug")
+
+    riders[2].on_sweep = fail_once
+    lane.timed.update(riders)
+    await lane.sweep()
+    await lane.sweep()
+    assert [len(rider.sweeps) for rider in riders] == [2, 2, 1, 2, 2]
+    assert [len(rider.faults) for rider in riders] == [0, 0, 1, 0, 0]
+    assert lane.faults == 1
+    assert "ZeroDivisionError" in caplog.text
+
+
 @attrs.define(eq=False)
 class Counting:
     """Timed, and nothing else."""
@@ -406,6 +425,10 @@ class Counting:
     def sweep(self, now: float) -> None:
         """Count."""
         self.seen[0] += 1
+
+    def on_fault(self, exc: Exception) -> None:
+        """Counting does not fail."""
+        raise exc
 
 
 async def test_a_long_sweep_lets_other_tasks_run_between_its_slices(lane: Lane) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.proxy import truth_faults, truth_life, truth_messages, truth_rules
 from tests.proxy.truth import Row
+from tests.proxy.truth_chance import chance
 from tests.proxy.truth_run import HAS_LANE, differences, origin_sockets, played, unchunked
 
 ROWS = [*truth_messages.ROWS, *truth_rules.ROWS, *truth_life.ROWS, *truth_faults.ROWS]
@@ -28,6 +29,28 @@ async def test_both_paths_tell_the_same(row: Row, tmp_path: Path) -> None:
         assert off.lane["lane_exchanges"] == 0
         if row.plain:
             assert on.lane["lane_exchanges"] == len(row.says), f"the lane did not take all of it: {on.lane}"
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_both_paths_tell_the_same_of_what_nobody_thought_of(seed: int, tmp_path: Path) -> None:
+    await compare(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1300, 25))
+async def test_both_paths_tell_the_same_of_a_great_deal_more(seed: int, tmp_path: Path) -> None:
+    for one in range(seed, seed + 25):
+        await compare(one, tmp_path)
+
+
+async def compare(seed: int, folder: Path) -> None:
+    """One scenario of chance, played twice."""
+    row = chance(seed)
+    with origin_sockets(len(row.origins)) as sockets:
+        off = await played(folder, row, sockets, lane=False)
+        on = await played(folder, row, sockets, lane=True)
+    differ = differences(on, off)
+    assert not differ, "\n".join([row.name, *differ])
 
 
 def test_the_table_is_whole() -> None:
