@@ -19,6 +19,7 @@ import re
 from typing import Any
 
 from tcpgate.codec.events import RESPONSE_LIMITS, Limits, RequestHead
+from tcpgate.codec.forms import Forms, RequestFields
 from tcpgate.codec.grammar import parse_request
 from tcpgate.codec.lines import (
     CHUNKED,
@@ -62,10 +63,6 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: ([" + VALUE_CHAR + rb"
 # -- requests -------------------------------------------------------------------------------------------------------
 
 
-_Fields = tuple[bytes, bytes, int | None, bool, bool, bytes]
-"""What all field lines of a request say together: host, authority, length, keep_alive, vouched, lines."""
-
-
 class ExpressRequest:
     """A plain request head. Requests whose heads have the same bytes may share it, so nobody changes it but for `note`.
 
@@ -81,7 +78,7 @@ class ExpressRequest:
     )
 
     def __init__(
-        self, raw: bytes, limits: Limits, method: bytes, path: bytes, query: bytes | None, fields: _Fields
+        self, raw: bytes, limits: Limits, method: bytes, path: bytes, query: bytes | None, fields: RequestFields
     ) -> None:
         self.raw = raw
         """The head as it came."""
@@ -108,22 +105,38 @@ class ExpressRequest:
 class RequestHeads:
     """Reads request heads for one set of limits, and remembers what it has read.
 
-    Three memos, the larger before the smaller: a client that asks the same again is known by its whole head; one that
-    asks for something else, by all its field lines together; one that adds an id, by each line but that one.
+    The larger is asked before the smaller: a client that asks the same again is known by its whole head; one that asks
+    for something else, by all its field lines together; one that adds an id, by what stands around the id (forms.py);
+    any other, line by line.
     """
 
-    __slots__ = ("_fields", "_heads", "_known", "_known_fields", "_limits", "_line", "_longest", "_longest_line")
+    __slots__ = (
+        "_fields",
+        "_fill",
+        "_forms",
+        "_heads",
+        "_known",
+        "_known_fields",
+        "_limits",
+        "_line",
+        "_longest",
+        "_longest_line",
+        "_proved",
+    )
 
     def __init__(self, limits: Limits, *, kept: int = MAX_HEADS) -> None:
         """`kept`: heads in one generation, and four times as many lines."""
         self._limits = limits
         self._longest = limits.head
         self._longest_line = limits.target + _AROUND_TARGET
-        self._line = Lines(rule_of_request, 4 * kept).memo.__getitem__
+        lines = Lines(rule_of_request, 4 * kept)
+        self._line = lines.memo.__getitem__
+        self._proved = lines.proved
+        self._forms = Forms()
         self._fields = Memo(self._read_fields, _weight_of_fields, entries=kept, weight=MAX_FIELDS_WEIGHT)
         self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
         # Bound once: looking a method up costs as much as what it does.
-        self._known_fields, self._known = self._fields.get, self._heads.get
+        self._known_fields, self._known, self._fill = self._fields.get, self._heads.get, self._forms.fill
 
     def read(self, raw: bytes) -> ExpressRequest | None:
         """The request of a head that ends in an empty line; None: it is not plain, or is wrong."""
@@ -138,14 +151,16 @@ class RequestHeads:
         rest = raw[end:]
         fields = self._known_fields(rest)
         if fields is not None:
+            # Only a head whose fields came before can have come before as a whole.
             return self._heads.offer(raw, ExpressRequest(raw, self._limits, method, path, query, fields))
+        fields = self._fill(rest)
         try:
-            # A head whose fields are new is new itself: the heads are not asked whether they would keep it.
-            return ExpressRequest(raw, self._limits, method, path, query, self._fields[rest])
+            fields = self._fields[rest] if fields is None else self._fields.offer(rest, fields)
         except Declined:
             return None
+        return ExpressRequest(raw, self._limits, method, path, query, fields)
 
-    def _read_fields(self, rest: bytes) -> _Fields:
+    def _read_fields(self, rest: bytes) -> RequestFields:
         """`rest`: a head without its request line."""
         if not rest.endswith(_END):
             raise Declined
@@ -153,6 +168,8 @@ class RequestHeads:
         del lines[-1]
         if len(lines) > self._limits.headers:
             raise Declined
+        proved = self._proved
+        proved.clear()
         found = list(map(self._line, lines))
         host, length, signs = None, None, 0
         for mark in found:
@@ -167,7 +184,11 @@ class RequestHeads:
                     length = mark.number
         if host is None:
             raise Declined
-        return host.host, host.authority, length, not signs & CLOSE, signs & VOUCHED != 0, b"".join(found)
+        joined = b"".join(found)
+        fields = (host.host, host.authority, length, not signs & CLOSE, signs & VOUCHED != 0, joined)
+        if len(proved) == 1:
+            self._forms.learn(lines, found, lines.index(proved[0]), fields)
+        return fields
 
 
 def _weight_of_head(raw: bytes, _head: object) -> int:
@@ -175,7 +196,7 @@ def _weight_of_head(raw: bytes, _head: object) -> int:
     return 2048 + 5 * len(raw) + 512 * raw.count(b"\n") if len(raw) <= MAX_HEAD else NEVER
 
 
-def _weight_of_fields(rest: bytes, fields: _Fields) -> int:
+def _weight_of_fields(rest: bytes, fields: RequestFields) -> int:
     return 512 + len(rest) + len(fields[-1]) if len(rest) <= MAX_HEAD else NEVER
 
 
@@ -214,12 +235,14 @@ class ExpressResponse:
 class ResponseHeads:
     """Reads response heads, and remembers what it has read."""
 
-    __slots__ = ("_heads", "_limits", "_line", "_status")
+    __slots__ = ("_heads", "_limits", "_line", "_proved", "_status")
 
     def __init__(self, limits: Limits = RESPONSE_LIMITS, *, kept: int = MAX_HEADS) -> None:
         """`kept`: as for requests."""
         self._limits = limits
-        self._line = Lines(rule_of_response, 4 * kept).memo.__getitem__
+        lines = Lines(rule_of_response, 4 * kept)
+        self._line = lines.memo.__getitem__
+        self._proved = lines.proved
         self._status = Memo(
             _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
         )
@@ -240,6 +263,7 @@ class ResponseHeads:
         status, reason = self._status[lines.pop(0)]
         if len(lines) > self._limits.headers:
             raise Declined
+        self._proved.clear()  # no forms of responses: what differs in them is mostly Date and Content-Length
         found = list(map(self._line, lines))
         length, signs = None, 0
         for mark in found:

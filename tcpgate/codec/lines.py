@@ -175,11 +175,13 @@ def rule_of_response(name: bytes) -> Rule:
 class Lines:
     """What the field lines of one kind of head come to."""
 
-    __slots__ = ("_rules", "memo")
+    __slots__ = ("_rules", "memo", "proved")
 
     def __init__(self, rule_of: Callable[[bytes], Rule], kept: int) -> None:
         """`rule_of`: what becomes of fields by their name. `kept`: lines in one generation."""
         self._rules = Memo(rule_of, _weight_of_name, entries=MAX_NAMES, weight=MAX_NAMES * MAX_NAME)
+        self.proved: list[bytes] = []
+        """Those not known that just go on as they came, and would with another value; for the caller to clear."""
         self.memo = Memo(self._prove, _weight_of_line, entries=kept, weight=MAX_LINES_WEIGHT)
         """By the line, CRLF included."""
 
@@ -188,6 +190,7 @@ class Lines:
         rule = self._rules[line[:colon]]
         if _TIDY.fullmatch(line, colon):
             if rule is _written and line[-3] not in OWS:
+                self.proved.append(line)
                 return line
             if rule is _dropped:
                 return b""

@@ -232,6 +232,10 @@ SLACK = 3 << 20
 """Tables of the dicts, doors, what the modules share (bytes)."""
 
 
+MOST_OF_REQUESTS = 2 * (express.MAX_HEADS_WEIGHT + express.MAX_FIELDS_WEIGHT + lines.MAX_LINES_WEIGHT) + SLACK
+FORMS = 4 << 20
+
+
 def flood(heads: RequestHeads | ResponseHeads, first: bytes, field: bytes, count: int) -> None:
     """`count` heads that nobody has sent before, each so often that all of it is worth keeping."""
     for number in range(count):
@@ -259,14 +263,24 @@ def flood(heads: RequestHeads | ResponseHeads, first: bytes, field: bytes, count
 def test_a_client_of_endless_new_heads_evicts_and_never_adds(field: bytes) -> None:
     heads = RequestHeads(LIMITS)
     flood(heads, b"GET / HTTP/1.1\r\nHost: a.test\r\n", field, 2500)
-    bound = 2 * (express.MAX_HEADS_WEIGHT + express.MAX_FIELDS_WEIGHT + lines.MAX_LINES_WEIGHT)
-    assert held_by(heads) < bound + SLACK
+    assert held_by(heads) < MOST_OF_REQUESTS + FORMS
 
 
 def test_a_client_of_endless_new_hosts_evicts_and_never_adds() -> None:
     heads = RequestHeads(LIMITS)
     flood(heads, b"GET / HTTP/1.1\r\n", b"Host: h%d.test", 5000)
-    assert held_by(heads) < 2 * (express.MAX_HEADS_WEIGHT + express.MAX_FIELDS_WEIGHT + lines.MAX_LINES_WEIGHT) + SLACK
+    assert held_by(heads) < MOST_OF_REQUESTS + FORMS
+
+
+def test_a_client_of_endless_new_forms_evicts_and_never_adds() -> None:
+    heads = RequestHeads(LIMITS)
+    for number in range(600):
+        padding = b"X-Padding: %04d" % (number // 6) + b"x" * 1500
+        other = b"X-Other: %04d" % number + b"x" * 1500
+        for value in range(6):
+            first = b"GET / HTTP/1.1\r\nHost: h%04d.test\r\n" % (number // 6)
+            assert heads.read(b"\r\n".join([first + padding, b"X-Id: %d" % value, other, b"", b""])) is not None
+    assert held_by(heads) < MOST_OF_REQUESTS + FORMS
 
 
 def test_an_endpoint_of_endless_new_heads_evicts_and_never_adds() -> None:

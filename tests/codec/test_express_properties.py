@@ -111,3 +111,38 @@ def test_a_verdict_does_not_depend_on_what_was_read_before(raws: list[bytes], da
 def test_no_bytes_make_a_reader_raise(raw: bytes) -> None:
     WARM.read(raw), WARM.read(raw + b"\r\n\r\n"), WARM.read(b"GET / HTTP/1.1\r\n" + raw + b"\r\n\r\n")
     WARM_RESPONSES.read(raw), WARM_RESPONSES.read(b"HTTP/1.1 200 OK\r\n" + raw + b"\r\n\r\n")
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
+    """(heads that differ in one clean value, heads that are nearly of that form)."""
+    raw = draw(st.sampled_from([raw for raw in REQUESTS.values() if raw.count(b"\r\n") > 5]))
+    lines = raw[:-4].split(b"\r\n")
+    at = draw(st.integers(1, len(lines)))
+    start, end = [b"\r\n".join(part) for part in (lines[:at], lines[at:])]
+    name = draw(st.sampled_from(PLAIN_NAMES)).encode()
+    padding = b"\r\nX-Padding: " + b"x" * draw(st.sampled_from([0, 64])) if at > 1 else b""
+
+    def filled(value: bytes) -> bytes:
+        return start + padding + b"\r\n" + name + b": " + value + (b"\r\n" + end if end else b"") + b"\r\n\r\n"
+
+    clean = [filled(b"%d" % number) for number in range(4)]
+    value = st.one_of(
+        st.sampled_from(VALUES).map(lambda value: value.encode("latin-1")), messages.values, st.binary(max_size=9)
+    )
+    near = [filled(each) for each in draw(st.lists(value, min_size=1, max_size=6))]
+    near.append(start + padding + b"\r\n" + name + b":" + (b"\r\n" + end if end else b"") + b"\r\n\r\n")
+    return clean, near + draw(st.lists(messages.bent(clean + near), max_size=4))
+
+
+@settings(max_examples=100, deadline=None)
+@given(forms())
+def test_a_form_is_filled_only_with_what_would_be_read_so(sample: tuple[list[bytes], list[bytes]]) -> None:
+    clean, near = sample
+    limits = Limits()
+    warm = RequestHeads(limits)
+    for raw in [*clean, *near, *clean, *near]:
+        got = RequestHeads(limits).read(raw)
+        assert facts_of_request(warm.read(raw)) == facts_of_request(got)
+        if got is not None:
+            hold_request(got, raw, limits)
