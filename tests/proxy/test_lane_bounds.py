@@ -6,6 +6,7 @@ Each test runs with the lane on and off: the bounds are promises of the gateway,
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,59 @@ async def test_a_client_that_sends_ahead_and_reads_no_answer_is_not_read_for_eve
         await stream.aclose()
         enough.set()  # nobody watches a client that has sent so much ahead: it is missed when it is answered
         await settled(plane)
+
+
+async def test_what_is_sent_ahead_of_a_long_answer_is_not_read_on_and_on_as_the_answer_goes_out(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
+    """The client reads its answer with many a stop, and never ceases to send requests."""
+    pouring = Counted(size=16 << 20)
+    taken = got = 0
+    text = config(await origin(nursery, pouring.play), gateway=gateway)
+    async with serving(tmp_path, text) as plane, client(plane) as stream:
+
+        async def flood() -> None:
+            nonlocal taken
+            while True:
+                taken += await stream.socket.send(GET * 10_000)
+
+        await stream.send_all(GET_LONG)
+        got += len(await stream.receive_some(1000))
+        async with trio.open_nursery() as flooding:
+            flooding.start_soon(flood)
+            await stopped(lambda: taken)
+            before = taken
+            while got < 12 << 20:
+                got += len(await stream.receive_some(1 << 17))
+                await trio.sleep(0.001)
+            flooding.cancel_scope.cancel()
+    # Not a byte of it is the next one's turn: the window of the first 12 MiB is what it was, within a few reads.
+    assert taken - before < 1 << 20
+
+
+async def test_nobody_spins_while_an_endpoint_pauses_and_the_client_has_sent_a_lot_ahead(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
+    go_on = trio.Event()
+
+    async def halves(stream: trio.SocketStream) -> None:
+        while await head(stream):
+            await stream.send_all(OK[:-1])
+            await go_on.wait()
+            await stream.send_all(OK[-1:])
+
+    text = config(await origin(nursery, halves), gateway=gateway)
+    async with serving(tmp_path, text) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await until(stream, b"\r\n\r\no")
+        await stream.send_all(GET * 5000)
+        await trio.sleep(0.2)
+        cpu = time.process_time()
+        await trio.sleep(0.5)
+        cpu = time.process_time() - cpu
+        go_on.set()
+        await plane.record(20)
+    assert cpu < 0.2, "the worker has nothing to do, and is busy with it"
 
 
 # -- fairness -------------------------------------------------------------------------------------------------------

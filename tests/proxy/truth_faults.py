@@ -147,6 +147,19 @@ def watched(said: bytes = b"") -> OriginPlay:
     return play
 
 
+def torn(said: bytes, *, reset: bool = False) -> OriginPlay:
+    """An origin's play: a request, `said`, and the end of the connection."""
+
+    async def play(up: Up) -> None:
+        await up.request()
+        await up.send(said)
+        if reset:
+            await trio.sleep(0.02)  # a reset takes what was not read with it
+            up.reset()
+
+    return play
+
+
 async def leaves_in_the_answer(stage: Stage) -> None:
     """A client's play: it goes once it has seen a part of the answer."""
     client = await stage.client()
@@ -173,6 +186,26 @@ async def slow_reader(stage: Stage) -> None:
     await client.response()
     await client.send(GET)
     await client.response()
+
+
+async def slow_reader_of_less(stage: Stage) -> None:
+    """A client's play: it reads late, and to the end of what there is."""
+    client = await stage.client(window=1 << 14)
+    await client.send(GET)
+    await trio.sleep(0.3)
+    await client.until(b"%07d\n" % 300_000)
+    await stage.records(1)
+    client.got.clear()  # how much of it comes before the reset is the kernels' affair
+
+
+async def slow_and_gone(stage: Stage) -> None:
+    """A client's play: it reads a part, late, and resets."""
+    client = await stage.client(window=1 << 14)
+    await client.send(GET)
+    await trio.sleep(0.2)
+    await client.exactly(100_000)
+    client.reset()
+    await stage.records(1)
 
 
 async def never_reads(stage: Stage) -> None:
@@ -271,6 +304,33 @@ CLIENTS = [
     ),
     Row(name="a slow reader", says=("200 ok", "200 ok"), client=slow_reader, origins=(always(BIG),)),
     Row(
+        name="a slow reader of chunks",
+        says=("200 ok", "200 ok"),
+        client=slow_reader,
+        origins=(always(CHUNKED + chunks(*[body(50_000)] * 80)),),
+        pieces=True,
+    ),
+    Row(
+        name="a slow reader of a body until the close",
+        says=("200 ok", "200 ok"),
+        client=slow_reader,
+        origins=(torn(CHUNKED.replace(b"Transfer-Encoding: chunked\r\n", b"") + body(3 << 20)),),
+        pieces=True,
+    ),
+    Row(
+        name="a slow reader of what the endpoint cuts short",
+        says=("200 upstream_incomplete",),
+        client=slow_reader_of_less,
+        origins=(torn(BIG[: 3 << 20]),),
+    ),
+    Row(
+        name="a slow reader who leaves in the middle",
+        says=("200 client_abort",),
+        client=slow_and_gone,
+        origins=(always(BIG),),
+        torn=True,
+    ),
+    Row(
         name="one that never reads",
         torn=True,
         says=("200 client_slow",),
@@ -321,19 +381,6 @@ CLIENTS = [
 ]
 
 # -- endpoints that fail --------------------------------------------------------------------------------------------
-
-
-def torn(said: bytes, *, reset: bool = False) -> OriginPlay:
-    """An origin's play: a request, `said`, and the end of the connection."""
-
-    async def play(up: Up) -> None:
-        await up.request()
-        await up.send(said)
-        if reset:
-            await trio.sleep(0.02)  # a reset takes what was not read with it
-            up.reset()
-
-    return play
 
 
 def stale(*, after: bytes = b"", reset: bool = False) -> OriginPlay:
@@ -432,6 +479,18 @@ def each_connection(first: OriginPlay, later: OriginPlay) -> OriginPlay:
             await up.rest()
         else:
             await later(up)
+
+    return play
+
+
+def in_two(one: bytes, other: bytes) -> OriginPlay:
+    """An origin's play: every answer in two parts, each read by itself."""
+
+    async def play(up: Up) -> None:
+        while await up.request():
+            await up.send(one)
+            await trio.sleep(0.05)
+            await up.send(other)
 
     return play
 
@@ -608,6 +667,20 @@ endpoints = ["127.0.0.1:$dead"]
         client=ask(GET, GET),
         origins=(each(CHUNKED + chunks(b"abc") + b"more"),),
         pieces=True,
+    ),
+    Row(
+        name="bytes behind the last chunk, which comes later",
+        says=("200 ok", "200 ok", "200 ok"),
+        client=ask(GET, GET, GET),
+        origins=(in_two(CHUNKED + chunks(b"abc", end=b""), b"0\r\n\r\n" + answer(9)),),
+        pieces=True,
+    ),
+    Row(
+        name="bytes behind the end of a body, which comes later",
+        says=("200 ok", "200 ok", "200 ok"),
+        client=ask(GET, GET, GET),
+        origins=(in_two(LONG[:1000], LONG[1000:] + answer(9)),),
+        torn=True,  # what nobody asked for may be read before it is thrown away, or not
     ),
     Row(
         name="bytes behind a 204",

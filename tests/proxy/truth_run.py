@@ -147,6 +147,8 @@ def _record(record: AccessRecord, stage: Stage, ids: dict[str, str]) -> dict[str
     found["t"] = [phase for phase in ("tls", "queue", "connect", "first_byte") if getattr(record.t, phase)]
     found["attempts"] = [(one.endpoint, str(one.reason)) for one in record.attempts]
     found["detail"] = re.sub(r"\d+\.\d+s|\d+ bytes wait", "<some>", record.detail)
+    if stage.row.torn:  # which half sees it first is chance
+        found["detail"] = re.sub(r"while (sending|receiving)", "while <busy>", str(found["detail"]))
     if stage.row.pieces or stage.row.torn:
         del found["bytes_out"]
     if stage.row.ahead or stage.row.torn or not (stage.row.plain or len(stage.plane.records) == 1):
