@@ -36,6 +36,8 @@ class World:
     """The same, or the folder can be made first."""
     open_files: int = 0
     """RLIMIT_NOFILE of a worker; 0: unknown."""
+    longest_backlog: int = 0
+    """What the kernel makes of a longer one (net.core.somaxconn); 0: unknown."""
 
 
 def _nowhere(path: KeyPath) -> tuple[str, int]:
@@ -116,6 +118,7 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
     if problem := world.makeable(config.gateway.state_dir):
         report.warn(("gateway", "state_dir"), f"{problem}; what is to outlive a restart will have no place")
     _check_open_files(config, world.open_files, report)
+    _check_backlogs(config, world.longest_backlog, report)
 
 
 def _check_open_files(config: schema.Config, limit: int, report: Report) -> None:
@@ -125,3 +128,12 @@ def _check_open_files(config: schema.Config, limit: int, report: Report) -> None
     if 0 < limit < needed:
         text = f"{connections} max_connections need up to {needed} open files, but a worker may have {limit}"
         report.warn(("listeners",), f"{text}; raise LimitNOFILE= (ulimit -n) or lower max_connections")
+
+
+def _check_backlogs(config: schema.Config, longest: int, report: Report) -> None:
+    """The kernel cuts a backlog that is too long without a word, and a burst of connections waits a second for it."""
+    for name, listener in config.listeners.items():
+        ours = any(not bind.startswith("fd:") for bind in listener.bind)
+        if ours and 0 < longest < listener.backlog:
+            text = f"the kernel makes {longest} of {listener.backlog}"
+            report.warn(("listeners", name, "backlog"), f"{text}; raise net.core.somaxconn (sysctl), or lower it here")

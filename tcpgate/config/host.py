@@ -14,7 +14,21 @@ from tcpgate.config.report import quoted
 def host(environ: Mapping[str, str], open_files: int) -> World:
     """This host, as this user sees it. `open_files`: the RLIMIT_NOFILE that a worker will have; 0 if unknown."""
     search = environ.get("PATH", os.defpath)
-    return World(runnable=partial(runnable, search), writable=writable, makeable=makeable, open_files=open_files)
+    return World(
+        runnable=partial(runnable, search),
+        writable=writable,
+        makeable=makeable,
+        open_files=open_files,
+        longest_backlog=longest_backlog(),
+    )
+
+
+def longest_backlog(file: Path = Path("/proc/sys/net/core/somaxconn")) -> int:
+    """How many connections may wait at a listening socket here; 0 if the kernel does not say."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def runnable(search: str, program: str) -> str:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from tcpgate.config import schema
 from tcpgate.config.check import SPARE_FILES, World, check
-from tcpgate.config.host import host
+from tcpgate.config.host import host, longest_backlog
 from tcpgate.config.load import Loaded, load
 from tcpgate.config.report import AnyName, quoted
 from tcpgate.errors import ConfigError
@@ -146,9 +147,9 @@ def test_a_token_never_shows_in_a_problem() -> None:
 # -- the host -------------------------------------------------------------------------------------------------------
 
 
-def world(open_files: int = 0) -> World:
-    """This host, with programs looked for in ./bin."""
-    return host({"PATH": "./bin:"}, open_files)
+def world(open_files: int = 0, longest_backlog: int = 0) -> World:
+    """This host, with programs looked for in ./bin, and these limits."""
+    return attrs.evolve(host({"PATH": "./bin:"}, open_files), longest_backlog=longest_backlog)
 
 
 def test_a_probe_must_be_a_program_that_can_be_run() -> None:
@@ -232,6 +233,21 @@ def test_the_limit_of_open_files_is_held_against_the_connections() -> None:
     told = f"10005 max_connections need up to {needed} open files, but a worker may have 1024"
     cure = "raise LimitNOFILE= (ulimit -n) or lower max_connections"
     assert problems(text, world(1024)) == [f"3: listeners: warning: {told}; {cure}"]
+
+
+def test_a_backlog_that_the_kernel_would_cut_is_told() -> None:
+    text = '[gateway]\nstate_dir = "state"\n[listeners.b]\nbind = ["127.0.0.1:7"]\nbacklog = 5000\n'
+    text += '[listeners.c]\nbind = ["fd:c"]\nbacklog = 6000\n' + GOOD
+    assert problems(text, world(longest_backlog=5000)) == []
+    cure = "raise net.core.somaxconn (sysctl), or lower it here"
+    told = f"listeners.b.backlog: warning: the kernel makes 4999 of 5000; {cure}"
+    assert problems(text, world(longest_backlog=4999)) == [f"5: {told}"]
+
+
+def test_the_kernels_own_longest_backlog_is_read_where_it_tells() -> None:
+    Path("somaxconn").write_text("4096\n")
+    assert [longest_backlog(Path(name)) for name in ("somaxconn", "nowhere")] == [4096, 0]
+    assert host({}, 0).longest_backlog == longest_backlog()
 
 
 # -- the whole, without files ---------------------------------------------------------------------------------------

@@ -36,6 +36,15 @@ def test_a_tcp_listener_is_non_blocking_and_its_connections_have_no_delay(loopba
     assert client.getpeername() == listener.getsockname()
 
 
+def test_a_client_that_has_said_nothing_can_be_taken_before_its_listener_closes(loopback: Loopback) -> None:
+    listener = bind("127.0.0.1:0")
+    client = loopback.own(socket.create_connection(listener.getsockname()))
+    accepted = loopback.own(listener.accept()[0])  # at once: the kernel keeps nobody back who is connected
+    listener.close()
+    client.sendall(b"hello")
+    assert accepted.recv(5) == b"hello"
+
+
 def test_a_restart_finds_its_port_free_although_old_connections_linger(loopback: Loopback) -> None:
     listener = bind("127.0.0.1:0")
     address = listener.getsockname()
