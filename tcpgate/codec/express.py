@@ -19,7 +19,7 @@ import re
 from typing import Any
 
 from tcpgate.codec.events import RESPONSE_LIMITS, Limits, RequestHead
-from tcpgate.codec.forms import Forms, RequestFields
+from tcpgate.codec.forms import MAX_BLANKS, Forms, RequestFields
 from tcpgate.codec.grammar import parse_request
 from tcpgate.codec.lines import (
     CHUNKED,
@@ -114,6 +114,7 @@ class RequestHeads:
         "_fields",
         "_fill",
         "_forms",
+        "_fresh",
         "_heads",
         "_known",
         "_known_fields",
@@ -121,7 +122,6 @@ class RequestHeads:
         "_line",
         "_longest",
         "_longest_line",
-        "_proved",
     )
 
     def __init__(self, limits: Limits, *, kept: int = MAX_HEADS) -> None:
@@ -131,7 +131,7 @@ class RequestHeads:
         self._longest_line = limits.target + _AROUND_TARGET
         lines = Lines(rule_of_request, 4 * kept)
         self._line = lines.memo.__getitem__
-        self._proved = lines.proved
+        self._fresh = lines.fresh
         self._forms = Forms()
         self._fields = Memo(self._read_fields, _weight_of_fields, entries=kept, weight=MAX_FIELDS_WEIGHT)
         self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
@@ -168,8 +168,8 @@ class RequestHeads:
         del lines[-1]
         if len(lines) > self._limits.headers:
             raise Declined
-        proved = self._proved
-        proved.clear()
+        fresh = self._fresh
+        fresh.clear()
         found = list(map(self._line, lines))
         host, length, signs = None, None, 0
         for mark in found:
@@ -186,8 +186,8 @@ class RequestHeads:
             raise Declined
         joined = b"".join(found)
         fields = (host.host, host.authority, length, not signs & CLOSE, signs & VOUCHED != 0, joined)
-        if len(proved) == 1:
-            self._forms.learn(lines, found, lines.index(proved[0]), fields)
+        if 0 < len(fresh) <= MAX_BLANKS:
+            self._forms.learn(lines, found, fresh, fields)
         return fields
 
 
@@ -235,14 +235,14 @@ class ExpressResponse:
 class ResponseHeads:
     """Reads response heads, and remembers what it has read."""
 
-    __slots__ = ("_heads", "_limits", "_line", "_proved", "_status")
+    __slots__ = ("_fresh", "_heads", "_limits", "_line", "_status")
 
     def __init__(self, limits: Limits = RESPONSE_LIMITS, *, kept: int = MAX_HEADS) -> None:
         """`kept`: as for requests."""
         self._limits = limits
         lines = Lines(rule_of_response, 4 * kept)
         self._line = lines.memo.__getitem__
-        self._proved = lines.proved
+        self._fresh = lines.fresh
         self._status = Memo(
             _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
         )
@@ -263,7 +263,7 @@ class ResponseHeads:
         status, reason = self._status[lines.pop(0)]
         if len(lines) > self._limits.headers:
             raise Declined
-        self._proved.clear()  # no forms of responses: what differs in them is mostly Date and Content-Length
+        self._fresh.clear()  # no forms of responses: what differs in them is mostly Date and Content-Length
         found = list(map(self._line, lines))
         length, signs = None, 0
         for mark in found:

@@ -1,10 +1,9 @@
-"""Heads that differ in one value only, as a program's do that gives each request an id: forms with one blank.
+"""Heads that differ in a value or two, as a program's do that gives each request an id: forms with blanks.
 
-Theory of operation. Where all lines of a head were known but one, and that one is of a field that just goes on, its
-value is the blank, and what stands before and after it is the form. The next head that begins and ends like that, and
-has a clean value between, is cut into the same lines but for that one. So nothing of it has to be cut or looked up,
-and what it says is what the form says, with the other value. A value is clean if it can neither end its line nor be
-trimmed.
+Theory of operation. Where all lines of a head were known but a few, and those are of fields that go on or are dropped
+whatever they say, their values are blanks, and what stands around them is the form. The next head that has the same
+around clean values is cut into the same lines but for those. So nothing of it has to be cut or looked up, and what
+it says is what the form says, with the other values. A value is clean if it can neither end its line nor be trimmed.
 
 Forms are found by how a head's fields begin, which tells the host and mostly the program; the few under one such
 beginning are tried in turn. If there are more than that, only some of the newcomers take another's place: programs in
@@ -31,6 +30,8 @@ _FORMS = 4
 """Under one beginning."""
 _BEGINNINGS = 64
 """In one generation; with forms of 4 KiB, each twice, two generations are 4 MiB at most."""
+MAX_BLANKS = 3
+"""Of one form: a request id, a trace, and one more."""
 _PATIENCE = 16
 """One in so many newcomers takes another's place."""
 
@@ -38,28 +39,59 @@ _is_clean = re.compile(rb"[\x21-\x7e\x80-\xff][" + VALUE_CHAR + rb"]*+").fullmat
 
 
 class Form:
-    """Field lines with one blank, and what they say."""
+    """Field lines with blanks, and what they say."""
 
-    __slots__ = ("_after", "_before", "_end", "_said", "_start", "_written", "_written_after")
+    __slots__ = ("_blanks", "_end", "_said", "_start", "_written")
 
-    def __init__(self, start: bytes, end: bytes, said: RequestFields, written: bytes, written_after: bytes) -> None:
-        """`start`, `end`: as it comes, around the value. `written`, `written_after`: as it goes on."""
-        self._start = start
-        self._end = end
-        self._before = len(start)
-        self._after = -len(end)
+    def __init__(self, lines: list[bytes], found: list[bytes], blanks: list[int], said: RequestFields) -> None:
+        """`found`: what each line comes to. `blanks`: the lines whose value is one, in order. `said`: by all lines."""
+        start, written = _around(lines, found, 0, blanks[0])
+        self._start, self._written = start, written
+        self._blanks: list[tuple[bool, bytes, bytes]] = []
+        """Of each blank: whether it goes on, what comes behind it, what of that goes on."""
+        for at, until in zip(blanks, [*blanks[1:], len(lines)], strict=True):
+            goes_on = found[at] is lines[at]
+            behind, kept = _around(lines, found, at + 1, until)
+            self._blanks.append((goes_on, b"\r\n" + behind, b"\r\n" + kept if goes_on else kept))
+        goes_on, behind, kept = self._blanks.pop()
+        self._blanks.append((goes_on, b"", kept))  # the last one reaches to the end
+        self._end = behind + b"\r\n"
         self._said = said[:5]
-        self._written = written
-        self._written_after = written_after
+
+    @property
+    def begins(self) -> int:
+        """Bytes before the first blank."""
+        return len(self._start)
+
+    def __len__(self) -> int:
+        """Bytes of the head without its blanks."""
+        return len(self._start) + sum(len(behind) for _, behind, _ in self._blanks) + len(self._end)
 
     def fill(self, rest: bytes) -> RequestFields | None:
         """What `rest`, a head without its first line, says; None: it is not of this form."""
-        if not (rest.startswith(self._start) and rest.endswith(self._end)):
+        start, end = self._start, self._end
+        if not (rest.startswith(start) and rest.endswith(end)):
             return None
-        value = rest[self._before : self._after]  # empty as well where start and end would overlap
-        if not _is_clean(value) or value[-1] in OWS:
-            return None
-        return (*self._said, self._written + value + self._written_after)
+        written = [self._written]
+        begin, stop = len(start), len(rest) - len(end)
+        for goes_on, behind, kept in self._blanks:
+            # A clean value has no CRLF, with which what is behind begins: only the first place can be the right one.
+            at = rest.find(behind, begin, stop) if behind else stop
+            value = rest[begin:at] if at > begin else b""
+            if not _is_clean(value) or value[-1] in OWS:
+                return None
+            if goes_on:
+                written.append(value)
+            written.append(kept)
+            begin = at + len(behind)
+        return (*self._said, b"".join(written))
+
+
+def _around(lines: list[bytes], found: list[bytes], at: int, blank: int) -> tuple[bytes, bytes]:
+    """(lines from `at` up to the value of line `blank`, what of that goes on)."""
+    name = lines[blank][: lines[blank].index(b":") + 2] if blank < len(lines) else b""
+    goes_on = blank < len(lines) and found[blank] is lines[blank]
+    return b"".join([*lines[at:blank], name]), b"".join([*found[at:blank], name if goes_on else b""])
 
 
 class Forms:
@@ -79,24 +111,24 @@ class Forms:
                 return filled
         return None
 
-    def learn(self, lines: list[bytes], found: list[bytes], at: int, said: RequestFields) -> None:
-        """Keep the form of a head whose line number `at` goes on as it came, and would have with any clean value."""
-        start = b"".join(lines[:at])
-        name = lines[at][: lines[at].index(b":") + 2]
-        end = b"".join([b"\r\n", *lines[at + 1 :], b"\r\n"])
-        if len(start) < _BEGINNING or len(start) + len(name) + len(end) > MAX_FORM:
+    def learn(self, lines: list[bytes], found: list[bytes], fresh: list[bytes], said: RequestFields) -> None:
+        """Keep the form of a head whose `fresh` lines, `MAX_BLANKS` at most, would say the same with other values."""
+        blanks = sorted({lines.index(line) for line in fresh if line})
+        if len(blanks) != len(fresh):
             return
-        key = start[:_BEGINNING]
+        form = Form(lines, found, blanks, said)
+        if form.begins < _BEGINNING or len(form) > MAX_FORM:
+            return
+        rest = b"".join([*lines, b"\r\n"])
+        key = rest[:_BEGINNING]
         forms = self._shelf.get(key)
         if forms is None:
             forms = self._shelf.offer(key, [])
-        rest = b"".join([*lines, b"\r\n"])
-        if any(form.fill(rest) is not None for form in forms):
+        if any(known.fill(rest) is not None for known in forms):
             return  # they were old, and nobody had asked for them
         if len(forms) >= _FORMS:
             self._newcomers += 1
             if self._newcomers % _PATIENCE:
                 return
             del forms[0]
-        written = b"".join([*found[:at], name])
-        forms.append(Form(start + name, end, said, written, b"\r\n" + b"".join(found[at + 1 :])))
+        forms.append(form)

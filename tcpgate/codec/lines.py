@@ -123,7 +123,12 @@ def _connection(_name: bytes, value: bytes) -> bytes:
 
 
 def _vouched(_name: bytes, _value: bytes) -> bytes:
-    return _mark(VOUCHED)
+    return _VOUCHED
+
+
+_VOUCHED = _mark(VOUCHED)
+_WHATEVER: dict[Rule, bytes] = {_dropped: b"", _vouched: _VOUCHED}
+"""What lines come to whose value does not matter."""
 
 
 _EITHER: dict[bytes, Rule] = {
@@ -175,25 +180,26 @@ def rule_of_response(name: bytes) -> Rule:
 class Lines:
     """What the field lines of one kind of head come to."""
 
-    __slots__ = ("_rules", "memo", "proved")
+    __slots__ = ("_rules", "fresh", "memo")
 
     def __init__(self, rule_of: Callable[[bytes], Rule], kept: int) -> None:
         """`rule_of`: what becomes of fields by their name. `kept`: lines in one generation."""
         self._rules = Memo(rule_of, _weight_of_name, entries=MAX_NAMES, weight=MAX_NAMES * MAX_NAME)
-        self.proved: list[bytes] = []
-        """Those not known that just go on as they came, and would with another value; for the caller to clear."""
+        self.fresh: list[bytes] = []
+        """The lines that were not known, for the caller to clear; b"" for one that means another thing with another
+        value, be it clean."""
         self.memo = Memo(self._prove, _weight_of_line, entries=kept, weight=MAX_LINES_WEIGHT)
         """By the line, CRLF included."""
 
     def _prove(self, line: bytes) -> bytes:
         colon = line.find(b":")
         rule = self._rules[line[:colon]]
-        if _TIDY.fullmatch(line, colon):
-            if rule is _written and line[-3] not in OWS:
-                self.proved.append(line)
-                return line
-            if rule is _dropped:
-                return b""
+        if _TIDY.fullmatch(line, colon) and line[-3] not in OWS:
+            found = line if rule is _written else _WHATEVER.get(rule)
+            if found is not None:
+                self.fresh.append(line)
+                return found
+        self.fresh.append(b"")
         if not line.endswith(b"\r\n"):
             raise Declined
         try:

@@ -113,6 +113,9 @@ def test_no_bytes_make_a_reader_raise(raw: bytes) -> None:
     WARM_RESPONSES.read(raw), WARM_RESPONSES.read(b"HTTP/1.1 200 OK\r\n" + raw + b"\r\n\r\n")
 
 
+VALUES_AS_BYTES = [value.encode("latin-1") for value in VALUES]
+
+
 @st.composite
 def forms(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
     """(heads that differ in one clean value, heads that are nearly of that form)."""
@@ -121,10 +124,12 @@ def forms(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
     at = draw(st.integers(1, len(lines)))
     start, end = [b"\r\n".join(part) for part in (lines[:at], lines[at:])]
     name = draw(st.sampled_from(PLAIN_NAMES)).encode()
+    other = draw(st.sampled_from([b"", b"\r\nX-Request-Id: ", b"\r\nX-Any: ", b"\r\nKeep-Alive: "]))
     padding = b"\r\nX-Padding: " + b"x" * draw(st.sampled_from([0, 64])) if at > 1 else b""
 
     def filled(value: bytes) -> bytes:
-        return start + padding + b"\r\n" + name + b": " + value + (b"\r\n" + end if end else b"") + b"\r\n\r\n"
+        before = start + padding + (other and other + (value if value in VALUES_AS_BYTES else value[::-1]))
+        return before + b"\r\n" + name + b": " + value + (b"\r\n" + end if end else b"") + b"\r\n\r\n"
 
     clean = [filled(b"%d" % number) for number in range(4)]
     value = st.one_of(

@@ -8,12 +8,14 @@ from tcpgate.codec.forms import MAX_FORM, Form, Forms, RequestFields
 
 SAID: RequestFields = (b"a.test", b"a.test", None, True, False, b"")
 FIRST = b"Host: a.test\r\nUser-Agent: " + b"x" * 60 + b"\r\n"
-FORM = Form(FIRST + b"X-Id: ", b"\r\nA: b\r\n\r\n", SAID, b"X-Id: ", b"\r\nA: b\r\n")
+LINES = [FIRST, b"X-Id: 1\r\n", b"A: b\r\n"]
+FORM = Form(LINES, [b"", *LINES[1:]], [1], SAID)
 
 
-def learnt(forms: Forms, lines: list[bytes], at: int) -> bytes:
-    """Teach it a head, its first line apart, of which all goes on but Host; the head."""
-    forms.learn(lines, [b"", *lines[1:]], at, (*SAID[:5], b"".join(lines[1:])))
+def learnt(forms: Forms, lines: list[bytes], *fresh: int) -> bytes:
+    """Teach it a head, its first line apart, of which all goes on but Host and dropped fields; the head."""
+    found = [b"" if line.startswith((b"Host", b"Drop")) else line for line in lines]
+    forms.learn(lines, found, [lines[at] for at in fresh], (*SAID[:5], b"".join(found)))
     return b"".join([*lines, b"\r\n"])
 
 
@@ -30,10 +32,33 @@ def test_no_other_value_does(value: bytes) -> None:
 
 
 def test_start_and_end_may_not_overlap() -> None:
-    form = Form(b"A: b\r\nX: ab", b"ab\r\n\r\n", SAID, b"", b"")
-    assert form.fill(b"A: b\r\nX: ab\r\n\r\n") is None
-    assert form.fill(b"A: b\r\nX: abab\r\n\r\n") is None
-    assert form.fill(b"A: b\r\nX: ab-ab\r\n\r\n") is not None
+    lines = [b"A: b\r\n", b"X: 1\r\n", b"X: 2\r\n", b"X: \r\n"]
+    form = Form(lines, lines, [1, 2], SAID)
+    assert form.fill(b"A: b\r\nX: \r\n\r\n") is None
+    assert form.fill(b"A: b\r\nX: 1\r\nX: \r\n\r\n") is None
+    assert form.fill(b"A: b\r\nX: 1\r\nX: \r\nX: \r\n\r\n") is None
+    assert form.fill(b"A: b\r\nX: 1\r\nX: 1\r\nX: \r\n\r\n") is not None
+
+
+def test_blanks_of_dropped_fields_are_judged_and_dropped() -> None:
+    forms = Forms()
+    lines = [FIRST, b"Dropped: 1\r\n", b"X-Id: 1\r\n", b"A: b\r\n", b"Dropped: 2\r\n"]
+    for _ in range(2):
+        learnt(forms, lines, 1, 2, 4)
+    good = FIRST + b"Dropped: 7\r\nX-Id: 8\r\nA: b\r\nDropped: 9\r\n\r\n"
+    assert forms.fill(good) == (*SAID[:5], b"X-Id: 8\r\nA: b\r\n")
+    for number in (b"7", b"8", b"9"):
+        for value in (b"", b" ", b"\x00", b"7\r", b"7\r\nX: y", b"7 "):
+            assert forms.fill(good.replace(number, value)) is None
+
+
+@pytest.mark.parametrize("fresh", [[b"X-Id: 1\r\n", b""], [b"A: b\r\n", b"A: b\r\n"]], ids=["special", "twice"])
+def test_where_a_fresh_line_has_a_meaning_or_comes_twice_no_form_is_made(fresh: list[bytes]) -> None:
+    forms = Forms()
+    lines = [FIRST, b"X-Id: 1\r\n", b"Content-Length: 5\r\n", b"A: b\r\n", b"A: b\r\n"]
+    for _ in range(3):
+        forms.learn(lines, lines, fresh, SAID)
+    assert forms.fill(b"".join([*lines, b"\r\n"])) is None
 
 
 @pytest.mark.parametrize("at", [2, 3])
