@@ -283,10 +283,24 @@ def test_a_client_of_endless_new_forms_evicts_and_never_adds() -> None:
     assert held_by(heads) < MOST_OF_REQUESTS + FORMS
 
 
-def test_an_endpoint_of_endless_new_heads_evicts_and_never_adds() -> None:
+@pytest.mark.parametrize("field", [b"Content-Length: %d", b"X-Id: " + b"x" * 1500 + b"%d"], ids=["length", "long"])
+def test_an_endpoint_of_endless_new_heads_evicts_and_never_adds(field: bytes) -> None:
     heads = ResponseHeads(RESPONSE_LIMITS)
-    flood(heads, b"HTTP/1.1 200 OK\r\n", b"Content-Length: %d", 5000)
+    flood(heads, b"HTTP/1.1 200 OK\r\n", field, 4000)
     assert held_by(heads) < 2 * (express.MAX_HEADS_WEIGHT + lines.MAX_LINES_WEIGHT) + SLACK
+
+
+def test_fields_of_a_known_form_that_come_again_are_known_together() -> None:
+    heads = RequestHeads(LIMITS)
+    fields = ["User-Agent: " + "x" * 80, "X-Id: {}", "Accept: */*"]
+    raws = [request(*fields, first=f"GET /{path} HTTP/1.1").replace(b"{}", b"%d" % value) for path, value in ORDER]
+    read = [got.lines for raw in raws if (got := heads.read(raw)) is not None]
+    assert len(read) == len(ORDER)
+    assert read[-2] is read[-1]
+
+
+ORDER = [(0, 0), (1, 1), (2, 2), (3, 3), (4, 9), (5, 9), (6, 9)]
+"""(path, id) of requests: four to learn the form from, then one client's."""
 
 
 def test_an_attack_on_one_head_does_not_change_what_another_means() -> None:

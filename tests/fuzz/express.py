@@ -1,10 +1,10 @@
 """Fuzzes the express codec under coverage: whatever it takes, the readable path and h11 take with the same meaning.
 
 Run by `make fuzz`, in a venv of its own, as atheris is no part of the project's tools. The first byte of an input says
-what it is: a request, the lines of one behind a good first line, or a response to GET or HEAD. Inputs begin as everyday
-heads and the corpus, and what covers new code is kept in .fuzz/corpus. A finding ends the run with a traceback and
-leaves its input in .fuzz. Readers live through the whole run, and one forgets nearly at once, so that a verdict that
-depended on what came before would be found as well.
+what it is: a request, two values for the blanks of a known form, the lines of a request behind a good first line, or a
+response to GET or HEAD. Inputs begin as everyday heads, odd values and the corpus; what covers new code is kept in
+.fuzz/corpus. A finding ends the run with a traceback and leaves its input in .fuzz. Readers live through the whole run,
+and one forgets nearly at once, so that a verdict that depended on what came before would be found as well.
 
 Source: libFuzzer's and atheris's manuals.
 """
@@ -32,13 +32,25 @@ MAX_INPUT = 2100
 
 WARM, WARM_RESPONSES = RequestHeads(LIMITS), ResponseHeads(RESPONSE_LIMITS)
 FORGETFUL, FORGETFUL_RESPONSES = RequestHeads(LIMITS, kept=1), ResponseHeads(RESPONSE_LIMITS, kept=1)
+FORM = (
+    b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Padding: "
+    + b"x" * 64
+    + b"\r\nX-Request-Id: %b\r\nA: b\r\nX-Id: %b\r\nA: b\r\n\r\n"
+)
+FORMED = RequestHeads(LIMITS)
+"""Knows that form, with two blanks."""
+for _number in range(4):
+    FORMED.read(FORM % (b"%d" % _number, b"%d" % _number))
 
 
 def one_input(data: bytes) -> None:
     """Judge one input; an exception is a finding."""
     kind, raw = data[:1], data[1:]
-    if kind < b"\x40":
+    if kind < b"\x20":
         request(raw)
+    elif kind < b"\x40":
+        value, _, other = raw.partition(b"|")
+        formed(value, other)
     elif kind < b"\x80":
         request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + raw + b"\r\n\r\n")
     else:
@@ -52,6 +64,12 @@ def request(raw: bytes) -> None:
         hold_request(got, raw, LIMITS)
     for reader in (RequestHeads(LIMITS), FORGETFUL):
         assert facts_of_request(reader.read(raw)) == facts_of_request(got)
+
+
+def formed(value: bytes, other: bytes) -> None:
+    """A head of a form that is known, with these values in it."""
+    raw = FORM % (value, other)
+    assert facts_of_request(FORMED.read(raw)) == facts_of_request(RequestHeads(LIMITS).read(raw))
 
 
 def response(raw: bytes, method: bytes) -> None:
@@ -69,6 +87,7 @@ def plant(seeds: Path) -> None:
     requests = [*REQUESTS.values(), *(case.raw for case in load_requests())]
     responses = [*RESPONSES.values(), *(case.raw for case in load_responses())]
     inputs = [kind + raw for kind in (b"\x00", b"\x40") for raw in requests]
+    inputs += [b"\x20" + value.encode("latin-1") + b"|" + value.encode("latin-1") for value in VALUES]
     inputs += [kind + raw for kind in (b"\x80", b"\xc0") for raw in responses]
     for number, data in enumerate(inputs):
         if len(data) <= MAX_INPUT:
