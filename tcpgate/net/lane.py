@@ -73,6 +73,8 @@ class Lane:
         self.timed: set[Timed] = set()
         self.faults = 0
         """Callbacks that raised."""
+        self.turns = 0
+        """Batches so far."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
 
@@ -123,6 +125,7 @@ class Lane:
 
     def turn(self) -> bool:
         """One batch of what is ready now; whether there was any."""
+        self.turns += 1
         events = self._epoll.poll(0, BATCH)
         callbacks = self._callbacks
         for fd, ready in events:

@@ -7,7 +7,7 @@ after the other and synchronously. That costs a few times what `prepared.py` doe
 from __future__ import annotations
 
 from tcpgate.codec import grammar
-from tcpgate.codec.events import NO_BODY, Fields, of_length
+from tcpgate.codec.events import NO_BODY, Fields
 from tcpgate.codec.express import ExpressResponse
 from tcpgate.codec.machine import framed, request_bytes, response_bytes
 from tcpgate.filters.base import Continue, RequestView, Verdict

@@ -23,10 +23,11 @@ from tcpgate.codec.blame import UPSTREAM_BODY
 from tcpgate.codec.chunked import ChunkScanner
 from tcpgate.config import schema
 from tcpgate.errors import ClientError, GateError, Reason, Side
-from tcpgate.net.lane import READ, WRITE, Lane
-from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
+from tcpgate.net.lane import Lane
+from tcpgate.net.pipes import NOT_SUPPORTED, Pipe
 from tcpgate.net.stream import READ_SIZE, lost, timed_out, unsent
 from tcpgate.policy.pace import Pace
+from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.pool import UpstreamConnection
 
 SPLICE_FROM = 256 << 10
@@ -39,13 +40,14 @@ class Out(Protocol):
     sock: socket.socket
     fd: int
     lane: Lane
+    plane: Plane
     bytes_out: int
     """To the client, this exchange."""
     upstream_in: int
     """From the endpoint, this exchange."""
 
-    def watch(self, events: int) -> None:
-        """Be told these events of the client's socket."""
+    def rewatch(self) -> None:
+        """`blocked` has changed: be told of the client's socket what is wanted now."""
         ...
 
     def done(self) -> None:
@@ -62,7 +64,7 @@ class Outflow:
 
     __slots__ = (
         "_acked", "_blocked_at", "_pace", "_pending", "_pipe", "_read_by", "_spec",
-        "buffer", "left", "out", "pipes", "scanner", "timeouts", "up",
+        "buffer", "left", "out", "scanner", "timeouts", "up",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +76,6 @@ class Outflow:
         buffer: bytearray,
         spec: schema.ClientTimeouts,
         timeouts: schema.UpstreamTimeouts,
-        pipes: PipePool,
     ) -> None:
         self.out = out
         self.up = up
@@ -85,7 +86,6 @@ class Outflow:
         self.buffer = buffer
         """Of a chunked one: what the scanner has not eaten yet."""
         self.timeouts = timeouts
-        self.pipes = pipes
         self._spec = spec
         self._pending = memoryview(b"")
         """Received, and not yet taken by the client's socket."""
@@ -102,6 +102,11 @@ class Outflow:
     def is_whole(self) -> bool:
         """Everything has come."""
         return self.left == 0 if self.scanner is None else self.scanner.done
+
+    @property
+    def blocked(self) -> bool:
+        """The client takes no more for now."""
+        return self._blocked_at is not None
 
     # -- what the lane tells ----------------------------------------------------------------------------------------
 
@@ -137,7 +142,7 @@ class Outflow:
         fault: GateError | None = None
         try:
             framed = frame(self.scanner, self.buffer)
-        except _Broken as exc:
+        except Broken as exc:
             framed, fault = exc.before, exc.fault
         if framed:
             self._send(framed)
@@ -168,7 +173,7 @@ class Outflow:
         """Give the pipe back. What it holds is dropped."""
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
-            self.pipes.give_back(pipe)
+            self.out.plane.pipes.give_back(pipe)
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
@@ -196,19 +201,19 @@ class Outflow:
 
     def _splice(self) -> bool:
         """Move some by splice; False: that cannot be done now, so copy."""
-        pipe = self.pipes.borrow()
+        pipe = self.out.plane.pipes.borrow()
         if pipe is None:
             return False
         try:
             count = pipe.fill(self.up.fd, self.left)
         except OSError as exc:
-            self.pipes.give_back(pipe)
+            self.out.plane.pipes.give_back(pipe)
             if exc.errno in NOT_SUPPORTED:
                 return False
             self.out.cut(lost(Side.UPSTREAM, exc, "receiving"))
             return True
         if not count:
-            self.pipes.give_back(pipe)
+            self.out.plane.pipes.give_back(pipe)
             if count == 0:
                 self.out.cut(_cut_short())
             return True
@@ -249,13 +254,13 @@ class Outflow:
         self._blocked_at = self.out.lane.clock()
         self._acked = self.out.bytes_out - self._outq()
         self.up.pause()
-        self.out.watch(READ | WRITE)
+        self.out.rewatch()
 
     def _go_on(self) -> None:
         """Everything received is sent."""
         if self._blocked_at is not None:
             self._blocked_at = None
-            self.out.watch(READ)
+            self.out.rewatch()
             self.up.resume()
             self._read_by = self.out.lane.clock() + self.timeouts.read
         if self.is_whole:
@@ -263,7 +268,8 @@ class Outflow:
 
     def _account(self, now: float) -> None:
         """Tell the pace how long the client has made us wait, and what it took meanwhile."""
-        assert self._blocked_at is not None and self._pace is not None
+        assert self._blocked_at is not None
+        assert self._pace is not None
         acked = self.out.bytes_out - self._outq()
         self._pace.waited(now - self._blocked_at, max(0, acked - self._acked))
         self._blocked_at, self._acked = now, acked
@@ -275,7 +281,7 @@ class Outflow:
             return 0
 
 
-class _Broken(Exception):
+class Broken(Exception):
     """A chunked body broke its framing after `before`, which is well-formed and framed anew."""
 
     def __init__(self, before: bytes, fault: GateError) -> None:
@@ -285,7 +291,7 @@ class _Broken(Exception):
 
 
 def frame(scanner: ChunkScanner, buffer: bytearray) -> bytes:
-    """What the scanner finds in `buffer`, as chunks of ours; with the end, if it is there. Raises `_Broken`.
+    """What the scanner finds in `buffer`, as chunks of ours; with the end, if it is there. Raises `Broken`.
 
     The same bytes as h11 writes: a chunk for each piece, and the trailers that may be forwarded.
     """
@@ -294,7 +300,7 @@ def frame(scanner: ChunkScanner, buffer: bytearray) -> bytes:
         while data := scanner.take(buffer):
             pieces += (b"%x\r\n" % len(data), data, b"\r\n")
     except GateError as fault:
-        raise _Broken(b"".join(pieces), fault) from fault
+        raise Broken(b"".join(pieces), fault) from fault
     if scanner.done:
         trailers = b"".join([b"%b: %b\r\n" % pair for pair in scanner.trailers])
         pieces += (b"0\r\n", trailers, b"\r\n")

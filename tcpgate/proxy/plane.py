@@ -19,6 +19,7 @@ from tcpgate.net.resolve import Resolver
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
 from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, Snapshot
+from tcpgate.stats import plain
 from tcpgate.stats.page import WORKER_FIELDS
 from tcpgate.stats.record import AccessRecord
 
@@ -66,6 +67,7 @@ class Plane:
     via: bytes = attrs.field(init=False)
     """The field lines that end every answer's head but for its framing, up to the request id."""
     _date: tuple[int, bytes] = (0, b"")
+    _stamp: tuple[int, str] = (-1, "")
 
     def __attrs_post_init__(self) -> None:
         self.via = b"Via: 1.1 %b\r\nX-Request-Id: " % self.name
@@ -91,6 +93,12 @@ class Plane:
         page[block + LISTENER_EXCHANGES] += 1
         page[block + LISTENER_BYTES_IN] += bytes_in
         page[block + LISTENER_BYTES_OUT] += bytes_out
+
+    def stamp(self) -> str:
+        """The beginning of an access line that is written now; the same for all of one turn of the lane."""
+        if self._stamp[0] != self.lane.turns:
+            self._stamp = (self.lane.turns, plain.stamp_of(self.wall()))
+        return self._stamp[1]
 
     def date(self) -> bytes:
         """The time for a Date field, made once a second."""

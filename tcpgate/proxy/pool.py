@@ -94,7 +94,7 @@ class UpstreamConnection:
         return self.exchanges > 1
 
     def alive(self) -> bool:
-        """Whether an idle connection can be used: open, and silent. Asks the kernel: the lane may not have heard yet."""
+        """Whether an idle connection can be used: open, and silent. The kernel knows before the lane has heard."""
         return self.is_open and not self._poll.poll(0)
 
     # -- in the lane ------------------------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-"""What a head that the express codec has read comes to at one listener: its route, its upstream, the bytes that go there.
+"""What a head that the express codec has read comes to at one listener: its route, and the bytes that go upstream.
 
 Made once per head and generation: a client that sends the same head again finds it ready (`ExpressRequest.note`).
 What differs from one connection to the next (the forwarding fields) or from one exchange to the next (the request id,
 the endpoint) is put between the parts.
 
-None of this decides anything on its own: the route comes from the snapshot's table, the fields from the codec, as on the
-readable path. What only that path can do has no `Prepared`.
+None of this decides anything on its own: the route comes from the snapshot's table, the fields from the codec, as on
+the readable path. What only that path can do has no `Prepared`.
 """
 
 from __future__ import annotations
@@ -56,13 +56,17 @@ class _Bare:
 class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
-    __slots__ = ("block", "end", "host", "is_head", "length", "method", "path", "plan", "request", "snapshot", "start")
+    __slots__ = (
+        "block", "end", "host", "is_head", "length", "method", "path", "plan", "request", "snapshot", "start",
+        "timeout",
+    )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
         self.request = request
         self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
         self.plan = plan
         self.block = plan.block
+        self.timeout = plan.spec.timeout
         self.length = request.length or 0
         """Of the body."""
         method, query = request.method, request.query

@@ -157,6 +157,25 @@ class EndpointRuntime:
             self.latency.observe(seconds, now)
         self._send(self.live.good(now))
 
+    def exchanged(self, status: int, seconds: float, bytes_in: int, bytes_out: int, now: float) -> None:
+        """An attempt is over, with an answer of `status` that began `seconds` after the request and came whole.
+
+        The lane's one call for `end`, `answered_well` or `answered_badly`, and the bytes.
+        """
+        page, block = self.meter.page, self.block
+        page[block + ACTIVE] -= 1
+        page[block + BYTES_IN] += bytes_in
+        page[block + BYTES_OUT] += bytes_out
+        if status >= 500:
+            self.answered_badly(f"status {status}", now)
+            return
+        page[block + GOOD] += 1
+        histogram.observe(page, block + FIRST_BYTE, seconds)
+        self.latency.observe(seconds, now)
+        live = self.live
+        if live.connect_failures or live.bad_answers:
+            self._send(live.good(now))
+
     def answered_badly(self, cause: str, now: float) -> None:
         """A 5xx, a broken or a late answer."""
         self.count(BAD)

@@ -16,7 +16,7 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from tcpgate.errors import Reason, Side
-from tcpgate.net.pipes import Pipe, PipePool
+from tcpgate.net.pipes import PIPE_SIZE, Pipe, PipePool
 from tcpgate.net.relay import BULKY_AFTER, Flow, _Half
 from tcpgate.net.stream import CREDIT, READ_SIZE
 from tests.net.loopback import Loopback
@@ -209,11 +209,11 @@ class UnwillingPipe(Pipe):
 
     refuses: str = "fill"
 
-    def fill(self, source: int) -> int | None:
+    def fill(self, source: int, most: int = PIPE_SIZE) -> int | None:
         """As asked."""
         if self.refuses == "fill":
             raise OSError(errno.EINVAL, "planned")
-        return super().fill(source)
+        return super().fill(source, most)
 
     def drain(self, sink: int) -> int:
         """As asked."""
