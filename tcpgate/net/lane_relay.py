@@ -58,8 +58,8 @@ class LaneRelay:
 
     # fmt: off
     __slots__ = (
-        "_deadline", "_goodbye", "_idle", "_owner", "_verdict", "client", "endpoint", "first_eof", "lane", "last",
-        "over", "pipes",
+        "_deadline", "_goodbye", "_idle", "_verdict", "client", "due", "endpoint", "first_eof", "lane",
+        "last", "over", "owner", "pipes",
     )
     # fmt: on
 
@@ -83,8 +83,10 @@ class LaneRelay:
         self.first_eof: Side | None = None
         self.last = lane.clock()
         """When bytes last moved."""
+        self.due = 0.0
+        """Before then there is nothing to sweep: an idle relay costs its owner's sweep two comparisons."""
         self.over = False
-        self._owner = owner
+        self.owner = owner
         self._idle = idle
         self._deadline = deadline
         self._verdict: tuple[Reason, Side, str] | None = None
@@ -105,7 +107,9 @@ class LaneRelay:
         """Look whether a time is over."""
         if self._goodbye:
             self._take_leave(now)
-        elif now >= self.last + self._idle or now >= self._deadline:
+            return
+        self.due = min(self.last + self._idle, self._deadline)
+        if now >= self.due:
             reason, detail = which_time(now, self._idle, self._deadline)
             self._finish(reason, Side.GATEWAY, detail)
 
@@ -133,7 +137,7 @@ class LaneRelay:
         self._verdict = reason, end.side, f"{errno.errorcode.get(exc.errno or 0, 'error')} while {doing}"
         end.other.drop_held()
         end.want(NOTHING)
-        self._goodbye = self.lane.clock() + GOODBYE
+        self._goodbye, self.due = self.lane.clock() + GOODBYE, 0.0
         self._hand_on_rest(end)
 
     def handed_on(self, end: _End) -> None:
@@ -156,10 +160,6 @@ class LaneRelay:
         if now >= self._goodbye or not (broken.holds or broken.other.unsent()):
             self._finish(*self._verdict)
 
-    def fault(self, exc: Exception) -> None:
-        """A bug in a callback."""
-        self._owner.on_fault(exc)
-
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def _finish(self, reason: Reason | None, ended_by: Side, detail: str = "") -> None:
@@ -170,7 +170,7 @@ class LaneRelay:
         good = reason is None or reason is Reason.IDLE_TIMEOUT
         self.client.close(good)
         self.endpoint.close(good)
-        self._owner.relayed(reason or Reason.OK, ended_by, detail)
+        self.owner.relayed(reason or Reason.OK, ended_by, detail)
         # No circle may be left for the collector: there are as many of them as connections.
         self.client.let_go()
         self.endpoint.let_go()
@@ -228,7 +228,7 @@ class _End:
 
     def on_fault(self, exc: Exception) -> None:
         """A bug in `on_ready`."""
-        self._relay.fault(exc)
+        self._relay.owner.on_fault(exc)
 
     def want(self, events: int) -> None:
         """Have the lane tell of these events from now on."""

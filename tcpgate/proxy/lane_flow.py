@@ -38,9 +38,9 @@ class LaneFlow:
 
     # fmt: off
     __slots__ = (
-        "_attempts", "_began", "_connected_after", "_connecting", "_counted_in", "_counted_out", "_cut_at",
-        "_endpoint", "_failure", "_generation", "_host", "_lane", "_over", "_plan", "_plane", "_relay", "_scope",
-        "_sock", "_sockaddr", "_started", "_target",
+        "_attempts", "_began", "_connected_after", "_connecting", "_counted_at", "_counted_in", "_counted_out",
+        "_cut_at", "_endpoint", "_failure", "_generation", "_host", "_lane", "_over", "_plan", "_plane", "_relay",
+        "_scope", "_sock", "_sockaddr", "_started", "_target",
     )
     # fmt: on
 
@@ -72,6 +72,8 @@ class LaneFlow:
         self._connecting: Connecting | None = None
         self._relay: LaneRelay | None = None
         self._counted_in = self._counted_out = 0
+        self._counted_at = 0.0
+        """When the last of the bytes moved that are counted."""
 
     def begin(self) -> None:
         """Serve it. Whatever happens it comes to an end, so this does not raise."""
@@ -99,11 +101,12 @@ class LaneFlow:
 
     def sweep(self, now: float) -> None:
         """Look whether a time is over."""
+        relay = self._relay
         if now >= self._cut_at:
             self.stop()
-        elif self._relay is not None:
-            self._count(self._relay)
-            self._relay.sweep(now)
+        elif relay is not None and (now >= relay.due or relay.last != self._counted_at):
+            self._count(relay)
+            relay.sweep(now)
 
     def on_fault(self, exc: Exception) -> None:
         """A bug: whoever caught it has logged it."""
@@ -292,6 +295,7 @@ class LaneFlow:
     def _count(self, relay: LaneRelay) -> None:
         """Bring the endpoint's byte counters up to date; not at each move, which would cost more than the move."""
         arrived, sent = relay.client.moved - self._counted_in, relay.endpoint.moved - self._counted_out
+        self._counted_at = relay.last
         if self._endpoint is not None and (arrived or sent):
             self._counted_in += arrived
             self._counted_out += sent
