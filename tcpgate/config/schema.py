@@ -178,7 +178,7 @@ class Log:
     """Where events and diagnostics go, wherever access lines do; the same words."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe event and diagnostic that is written."""
-    buffer: Bytes = attrs.field(default=Bytes(1 << 20), validator=size(4096, 1 << 30))
+    buffer: Bytes = attrs.field(default=Bytes(8 << 20), validator=size(4096, 1 << 30))
     """Lines waiting for a slow disk, per worker (bytes); beyond it lines are dropped and counted."""
 
 

@@ -13,8 +13,8 @@ per connection that has a task. So here
   process is calm, unless the frozen have grown so far that memory goes first.
 
 Every pause is on the shared page: their sum and the longest one. Longest seen, with Python's thresholds and with these
-(ms of CPU, on two cores that others used too): 18,500 connections come into the lane, 25 and 3.9; something else grows
-beside them meanwhile, 57 and 3.9; the same load on the readable path, 1170 and 8.8; there with 5,000, 380 and 5.5.
+(ms of CPU, on two cores that others used too): 18,500 connections come into the lane, 25 and 3.9; load on the readable
+path beside as many, 1170 and 8.8; beside 5,000, 380 and 5.5.
 
 Source: CPython 3.11, Modules/gcmodule.c; gc.freeze as Instagram uses it. Owner: the worker; its sweep calls `sweep`.
 """

@@ -37,6 +37,7 @@ from tcpgate.proxy.plane import WORKER_LANE_FAULTS
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.ride import ASKED, AWAY, CONNECTING, FLOWING, GONE, IDLE, LINGERING
 from tcpgate.proxy.rider import Host
+from tcpgate.state.snapshot import Snapshot
 
 READ_AHEAD = 64 << 10
 """Bytes of next requests that are read before the exchange at hand is over."""
@@ -49,8 +50,10 @@ class HttpRider(Asking):
 
     __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "line", "status", "upstream_in")
 
-    def __init__(self, host: Host, shared: HttpListener, sock: socket.socket, sockaddr: SocketAddress) -> None:
-        super().__init__(host, shared, sock, sockaddr)
+    def __init__(
+        self, host: Host, shared: HttpListener, snapshot: Snapshot, sock: socket.socket, sockaddr: SocketAddress
+    ) -> None:
+        super().__init__(host, shared, snapshot, sock, sockaddr)
         self.flow: Outflow | None = None
         self.line: str | None = None
         """The part of access lines that is the same for the connection, once there was one."""

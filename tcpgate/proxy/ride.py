@@ -46,13 +46,16 @@ class Ride(ABC):
         "state", "task",
     )  # fmt: skip
 
-    def __init__(self, host: Host, shared: HttpListener, sock: socket.socket, sockaddr: SocketAddress) -> None:
+    def __init__(
+        self, host: Host, shared: HttpListener, snapshot: Snapshot, sock: socket.socket, sockaddr: SocketAddress
+    ) -> None:
         self.host = host
         self.plane = host.plane
         self.plan = shared.plan
         """The listener as it was when the connection came."""
         self.shared = shared
-        self.snapshot: Snapshot = host.plane.snapshot
+        self.snapshot = snapshot
+        """The newest generation that has this listener: what its requests are looked up in."""
         self.lane = self.plane.lane
         self.rides = self.snapshot.config.gateway.lane
         """The config has not switched the lane off."""

@@ -187,7 +187,7 @@ class ListenerServer:
             self._begin_flow(sock, sockaddr, self.upstream)
             return
         assert self._http is not None
-        rider = HttpRider(self, self._http, sock, sockaddr)
+        rider = HttpRider(self, self._http, self.snapshot, sock, sockaddr)
         self._begin(rider)
         rider.begin()
 
