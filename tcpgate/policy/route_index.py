@@ -203,7 +203,7 @@ class PathIndex:
         bucket = self._exact.get(path)
         if bucket is not None:
             yield bucket
-        key = _head(path, self._prefix_depth)
+        key = first_segments(path, self._prefix_depth)
         while True:
             bucket = self._prefixes.get(key)
             if bucket is not None:
@@ -215,7 +215,7 @@ class PathIndex:
             yield from self._regex_buckets(path)
 
     def _regex_buckets(self, path: bytes) -> Iterator[Bucket]:
-        key = _head(path, self._regex_depth)
+        key = first_segments(path, self._regex_depth)
         below = list(self._regexes.get(key, ()))
         while key:
             key = key[: key.rfind(b"/")]
@@ -227,7 +227,7 @@ class PathIndex:
                 yield bucket
 
 
-def _head(path: bytes, depth: int) -> bytes:
+def first_segments(path: bytes, depth: int) -> bytes:
     """The first `depth` segments of `path`, or all it has. Cut at its last slash again and again, it ends as b""."""
     end = 0
     for _ in range(depth):
@@ -246,10 +246,15 @@ class HostIndex:
     _labels: int = 0
     """Of the longest wildcard."""
     _any: PathIndex | None = None
+    simple_depth: int | None = None
+    """How many first segments of a path can matter, if only host, method and these decide; None: more decides."""
+    exact_paths: frozenset[bytes] = frozenset()
+    """Paths that are told from others by more than these segments."""
 
     @classmethod
     def build(cls, rules: Iterable[Rule]) -> HostIndex:
         """The index of all rules of one listener."""
+        rules = list(rules)
         by_host = defaultdict(list)
         for rule in rules:
             for host in rule.hosts:
@@ -264,6 +269,10 @@ class HostIndex:
                 index._labels = max(index._labels, host.name.count(b".") + 1)
             else:
                 index._any = paths
+        if not any(rule.headers or rule.query or rule.path.kind not in (PATH_EXACT, PATH_PREFIX) for rule in rules):
+            prefixes = [rule.path.key for rule in rules if rule.path.kind == PATH_PREFIX]
+            index.simple_depth = max((key.count(b"/") for key in prefixes), default=0)
+            index.exact_paths = frozenset(rule.path.key for rule in rules if rule.path.kind == PATH_EXACT)
         return index
 
     def first(self, host: bytes, path: bytes, asked: Asked) -> Rule | None:

@@ -37,7 +37,7 @@ class Asking(Ride):
 
     __slots__ = (
         "_authority", "_connecting", "_forwarding", "_peer", "careful", "closes", "connect_seconds", "connected_at",
-        "endpoint", "id", "prepared", "sent", "sent_at", "started", "up", "upstream", "used", "wire",
+        "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -79,7 +79,7 @@ class Asking(Ride):
                 self._await_rest(data, prepared)
                 return
             body = data[end:whole]
-        self.used, self.prepared = whole, prepared
+        self.used, self.request, self.prepared = whole, request, prepared
         self.closes = self.is_leaving or not request.keep_alive
         if prepared.plan.filters or (request.vouched and self._peer_facts().is_trusted):
             self._ask_carefully(prepared, body)
@@ -106,7 +106,7 @@ class Asking(Ride):
 
     def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
         """As `_ask`, by the longer way."""
-        careful = self.careful = Careful(self._peer_facts(), prepared)
+        careful = self.careful = Careful(self._peer_facts(), prepared.plan, self.request)
         self.began = self.lane.clock()
         if careful.ask_filters():
             self._ask(prepared, body, careful.view.client_text)
@@ -119,11 +119,11 @@ class Asking(Ride):
         """Pick an endpoint and send it the request."""
         self.began = self.started = now = self.lane.clock()
         self.is_fresh = False
-        careful = self.careful
-        upstream = self.shared.upstream(prepared, client)
+        careful, request = self.careful, self.request
+        upstream = self.shared.upstream(prepared.plan, request, client)
         endpoint = None
         if upstream is not None:
-            key = self.shared.key(upstream.spec.hash_key, prepared, client) if upstream.keyed else 0
+            key = self.shared.key(upstream.spec.hash_key, request, client) if upstream.keyed else 0
             endpoint = upstream.pick(key, (), now)
         if upstream is None or endpoint is None:
             if careful is not None:
@@ -137,7 +137,6 @@ class Asking(Ride):
             self.wire = careful.request(upstream.name) + body
         else:
             self.id = id_ = self.plane.new_id()
-            request = prepared.request
             if request.authority != self._authority:
                 self._authority = request.authority
                 port = port_of(self.sock.getsockname())

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from tcpgate.codec import grammar
 from tcpgate.codec.events import NO_BODY, Fields
-from tcpgate.codec.express import ExpressResponse
+from tcpgate.codec.express import ExpressRequest, ExpressResponse
 from tcpgate.codec.machine import framed, request_bytes, response_bytes
 from tcpgate.filters.base import Continue, RequestView, Verdict
 from tcpgate.proxy import heads
 from tcpgate.proxy.plane import Plane
-from tcpgate.proxy.prepared import Prepared
 from tcpgate.state.snapshot import ListenerPlan, RoutePlan
 from tcpgate.units import Address
 
@@ -37,12 +36,12 @@ class Peer:
 class Careful:
     """One exchange that takes the longer way."""
 
-    __slots__ = ("_peer", "_prepared", "done", "id", "verdict", "view")
+    __slots__ = ("_peer", "_plan", "done", "id", "verdict", "view")
 
-    def __init__(self, peer: Peer, prepared: Prepared) -> None:
-        head = prepared.request.head()
+    def __init__(self, peer: Peer, plan: RoutePlan, request: ExpressRequest) -> None:
+        head = request.head()
         self._peer = peer
-        self._prepared = prepared
+        self._plan = plan
         self.id = heads.id_of(peer, head)
         self.view = RequestView(head=head, client=heads.client_of(peer, head))
         self.done = 0
@@ -52,7 +51,7 @@ class Careful:
 
     def ask_filters(self) -> bool:
         """Ask the route's filters; whether all of them let it pass."""
-        for _, filter_ in self._prepared.plan.filters:
+        for _, filter_ in self._plan.filters:
             verdict = filter_.on_request(self.view)
             self.done += 1
             if not isinstance(verdict, Continue):
@@ -69,7 +68,7 @@ class Careful:
     def response(self, answer: ExpressResponse, *, close: bool) -> bytes:
         """The head that goes to the client."""
         response = grammar.parse_response(answer.raw, self.view.head.method)
-        for _, filter_ in reversed(self._prepared.plan.filters):
+        for _, filter_ in reversed(self._plan.filters):
             filter_.on_response(self.view, response)
         fields = heads.incoming(self._peer.plane, response, self.view.response, self.id)
         framing = NO_BODY if answer.status == 204 else response.framing
@@ -77,8 +76,3 @@ class Careful:
         if close:
             pairs.append((b"Connection", b"close"))
         return response_bytes(response.status, response.reason, pairs)
-
-
-def is_needed(plan: RoutePlan, peer: Peer, prepared: Prepared) -> bool:
-    """Whether a request cannot take the short way."""
-    return bool(plan.filters) or (peer.is_trusted and prepared.request.vouched)

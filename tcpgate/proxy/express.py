@@ -245,7 +245,7 @@ class HttpRider(Asking):
             self.watch(READ)
         self.wire = self.data = b""
         if self.closes:
-            if self.prepared.request.keep_alive:
+            if self.request.keep_alive:
                 self.linger(now)
             else:
                 self.gone()

@@ -57,27 +57,25 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "block", "end", "host", "is_head", "length", "method", "path", "plan", "request", "snapshot", "start",
-        "timeout",
+        "block", "end", "host", "is_head", "length", "method", "path", "plan", "snapshot", "start", "timeout",
     )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
-        self.request = request
+        # Not the request itself, whose note this is: the two would be garbage that only the collector finds.
         self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
         self.plan = plan
         self.block = plan.block
         self.timeout = plan.spec.timeout
         self.length = request.length or 0
         """Of the body."""
-        method, query = request.method, request.query
-        target = request.path if query is None else b"%b?%b" % (request.path, query)
-        self.start = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method, target, request.authority, request.lines)
+        raw = request.raw
+        self.start = b"%bHost: %b\r\n%b" % (raw[: raw.find(b"\n") + 1], request.authority, request.lines)
         """Up to the forwarding fields."""
         length = request.length
         self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
         """From behind the request id to the end of the head."""
-        self.is_head = method == b"HEAD"
-        self.method = method.decode("latin-1")
+        self.method = request.method.decode("latin-1")
+        self.is_head = self.method == "HEAD"
         self.host = request.host.decode("latin-1")
         self.path = request.path.decode("latin-1")
 
@@ -103,29 +101,31 @@ class HttpListener:
         path = match_path(request.path)
         if path is None or path != request.path or (request.length or 0) > self.plan.spec.limits.body:
             return None
-        match = snapshot.table.match(
-            self.plan.name, request.method, request.host, path, _HeadFields(request), request.query
-        )
-        if not isinstance(match, Found):
-            return None
-        plan = snapshot.routes[match.name]
+        name = snapshot.table.simply(self.plan.name, request.method, request.host, path)
+        if name is None:
+            match = snapshot.table.match(
+                self.plan.name, request.method, request.host, path, _HeadFields(request), request.query
+            )
+            if not isinstance(match, Found):
+                return None
+            name = match.name
+        plan = snapshot.routes[name]
         if plan.spec.respond is not None or plan.spec.redirect is not None:
             return None
         prepared = Prepared(request, snapshot, plan)
         request.note = prepared
         return prepared
 
-    def upstream(self, prepared: Prepared, client: str) -> UpstreamRuntime | None:
+    def upstream(self, plan: RoutePlan, request: ExpressRequest, client: str) -> UpstreamRuntime | None:
         """Where it goes; None: a reload has just removed that."""
-        plan = prepared.plan
         name = plan.spec.upstream
         if plan.split is not None:
-            name = plan.split.choose(self.key(plan.spec.split_key, prepared, client))
+            name = plan.split.choose(self.key(plan.spec.split_key, request, client))
         return self.plane.runtime.upstreams.get(name or "")
 
-    def key(self, rule: str, prepared: Prepared, client: str) -> int:
+    def key(self, rule: str, request: ExpressRequest, client: str) -> int:
         """What is hashed on."""
-        return key_of(rule, client, None if rule == "source" else prepared.request.head())
+        return key_of(rule, client, None if rule == "source" else request.head())
 
     def forwarding(self, address: Address | None, port: int | None, authority: bytes) -> bytes:
         """The forwarding fields of a peer that speaks for itself, as lines, with the beginning of X-Request-Id's."""

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tcpgate.codec.events import Fields
 from tcpgate.config.schema import Route
-from tcpgate.policy.path import is_single, match_path
-from tcpgate.policy.route import NO_ROUTE, Found, Match, MethodNotAllowed, RouteTable
+from tcpgate.policy.path import NormalPath, is_single, match_path
+from tcpgate.policy.route import MAX_SIMPLE, NO_ROUTE, Found, Match, MethodNotAllowed, RouteTable
 from tcpgate.policy.route_order import Question, explain, order
 
 # -- every route tried, in an order computed from the config's own text ---------------------------------------------
@@ -50,6 +50,13 @@ routes = st.builds(
     upstream=st.just("u"),
 )
 tables = st.dictionaries(st.sampled_from([f"r{number}" for number in range(20)]), routes, max_size=12)
+plain_tables = tables.map(
+    lambda table: {
+        name: attrs.evolve(route, headers={}, query={})
+        for name, route in table.items()
+        if not route.path.startswith("~")
+    }
+)
 
 
 @attrs.frozen
@@ -170,6 +177,45 @@ def test_the_table_finds_what_trying_every_route_finds(table: dict[str, Route], 
             assert found == MethodNotAllowed(tuple(sorted(method.encode() for method in expected)))
         else:
             assert found == NO_ROUTE
+
+
+def simply(table: RouteTable, request: Request) -> str | None:
+    asked = question(request)
+    path = match_path(asked.path)
+    assert path is not None
+    return table.simply(asked.listener, asked.method, asked.host, path)
+
+
+@settings(max_examples=300)
+@given(tables, st.lists(requests, min_size=1, max_size=12))
+def test_the_short_cut_finds_what_the_table_finds_whatever_was_asked_before(
+    table: dict[str, Route], asked: list[Request]
+) -> None:
+    built = RouteTable.build(table, ["web", "admin"])
+    for request in [*asked, *asked]:
+        name = simply(built, request)
+        if name is not None:
+            assert match(built, request) == Found(name, table[name])
+
+
+@settings(max_examples=300)
+@given(plain_tables, st.lists(requests, min_size=1, max_size=12))
+def test_without_conditions_and_regular_expressions_the_short_cut_finds_every_path_that_is_not_named_whole(
+    table: dict[str, Route], asked: list[Request]
+) -> None:
+    built = RouteTable.build(table, ["web", "admin"])
+    named = {route.path[1:] for route in table.values() if route.path.startswith("=")}
+    for request in asked:
+        found = match(built, request)
+        if request.path not in named:
+            assert simply(built, request) == (found.name if isinstance(found, Found) else None)
+
+
+def test_the_short_cut_forgets_rather_than_grows() -> None:
+    built = RouteTable.build({"all": Route(path="/", upstream="u")}, ["web"])
+    for number in range(2 * MAX_SIMPLE):
+        assert built.simply("web", b"GET", b"host%d" % number, NormalPath(b"/x")) == "all"
+    assert len(built._simple) <= MAX_SIMPLE
 
 
 @given(tables, requests, st.randoms())
