@@ -46,7 +46,7 @@ def test_a_dump_is_valid_under_the_json_schema(configs: st.SearchStrategy[schema
 def test_a_dump_spells_out_the_defaults() -> None:
     dumped = dump(schema.Config(upstreams={"u": schema.Upstream(endpoints=(schema.Endpoint(address="a:1"),))}))
     assert dumped["gateway"]["drain"] == "30s"
-    assert dumped["log"]["buffer"] == "1MiB"
+    assert dumped["log"]["buffer"] == "8MiB"
     assert dumped["upstreams"]["u"]["endpoints"] == [{"address": "a:1", "weight": 1, "tier": 0}]
     assert dumped["upstreams"]["u"]["slow_start"] == {"window": "0ms", "aggression": 1.0, "floor": 0.1}
     assert "health" not in dumped["upstreams"]["u"]

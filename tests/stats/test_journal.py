@@ -50,8 +50,9 @@ def test_every_kind_is_told_somewhere() -> None:
                     said.add(text)  # "ready", or the "reload_" of f"reload_{word}"
                 case ast.Attribute(value=ast.Name(id="EventKind"), attr=name) if file.parent.name != "stats":
                     said.add(EventKind[name])
-    untold = [kind for kind in EventKind if kind not in said and f"{kind.partition('_')[0]}_" not in said]
-    assert untold == [EventKind.OTHER]  # the journal's own, for words that it does not know
+    # OTHER is the journal's own, for words that it does not know; elsewhere "other" is an everyday word.
+    kinds = [kind for kind in EventKind if kind != EventKind.OTHER]
+    assert [kind for kind in kinds if kind not in said and f"{kind.partition('_')[0]}_" not in said] == []
 
 
 def test_an_event_says_what_its_kind_says_unless_told_better() -> None:
