@@ -44,14 +44,16 @@ class PeakEwma:
 
     def observe(self, seconds: float, now: float) -> None:
         """A good answer came after `seconds`."""
-        seconds = max(FLOOR, seconds)
+        if seconds < FLOOR:
+            seconds = FLOOR
         stamp = now if self._stamp is None else self._stamp
         if seconds >= self._average or not self._answered:
             self._average = seconds
-        else:
-            kept = math.exp(-max(0.0, now - stamp) / self.decay)
+        elif now > stamp:
+            kept = math.exp((stamp - now) / self.decay)
             self._average = self._average * kept + seconds * (1 - kept)
-        self._stamp = max(stamp, now)
+        if now >= stamp:
+            self._stamp = now
         self._answered = True
 
     def fail(self, now: float) -> None:

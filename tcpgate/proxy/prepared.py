@@ -57,7 +57,7 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "block", "end", "host", "is_head", "length", "method", "path", "plan", "snapshot", "start", "timeout",
+        "block", "end", "host", "is_head", "length", "line", "method", "path", "plan", "snapshot", "start", "timeout",
     )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
@@ -78,6 +78,8 @@ class Prepared:
         self.is_head = self.method == "HEAD"
         self.host = request.host.decode("latin-1")
         self.path = request.path.decode("latin-1")
+        self.line = plain.request_of(self.method, self.host, self.path)
+        """Its part of access lines."""
 
 
 class HttpListener:

@@ -36,7 +36,12 @@ def target_of(listener: str, route: str, upstream: str, endpoint: str, rule: str
 
 def connection_of(client: str, peer: str, tls: str) -> str:
     """The part of a line that is the same for a connection."""
-    return f'"client":{quote(client)},"peer":{quote(peer)},"tls":{quote(tls)},"method":'
+    return f'"client":{quote(client)},"peer":{quote(peer)},"tls":{quote(tls)},'
+
+
+def request_of(method: str, host: str, path: str) -> str:
+    """The part of a line that is the same for requests with the same head, up to the status."""
+    return f'"method":{quote(method)},"host":{quote(host)},"path":{quote(path)},"proto":"http/1.1","status":'
 
 
 def stamp_of(ts: float) -> str:
@@ -49,9 +54,7 @@ def render(
     id_: str,
     target: Target,
     connection: str,
-    method: str,
-    host: str,
-    path: str,
+    request: str,
     status: int,
     head: float,
     connect: float,
@@ -72,8 +75,8 @@ def render(
     else:
         times = f'"first_byte":{first_byte:.6f},"body":{body:.6f},'
     line = (
-        f'{stamp}{quote(id_)},{target.attempt}{ms:.3f}}}],{connection}{quote(method)},"host":{quote(host)},'
-        f'"path":{quote(path)},"proto":"http/1.1","status":{status},{target.answer}{times}"total":{total:.6f}}},'
+        f"{stamp}{quote(id_)},{target.attempt}{ms:.3f}}}],{connection}{request}{status},{target.answer}{times}"
+        f'"total":{total:.6f}}},'
         f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
     )
     if len(line) > LINE_LIMIT or ("\\" in line and is_too_much(line)):  # the same test, mostly without the call
