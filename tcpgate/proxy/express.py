@@ -51,9 +51,15 @@ class HttpRider(Asking):
     __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "line", "status", "upstream_in")
 
     def __init__(
-        self, host: Host, shared: HttpListener, snapshot: Snapshot, sock: socket.socket, sockaddr: SocketAddress
+        self,
+        host: Host,
+        shared: HttpListener,
+        snapshot: Snapshot,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
     ) -> None:
-        super().__init__(host, shared, snapshot, sock, sockaddr)
+        super().__init__(host, shared, snapshot, sock, sockaddr, port)
         self.flow: Outflow | None = None
         self.line: str | None = None
         """The part of access lines that is the same for the connection, once there was one."""
@@ -173,7 +179,7 @@ class HttpRider(Asking):
         buffer: bytearray | None = None,
     ) -> None:
         """Pass the head on, with as much of the body as has come: `rest`, behind which `left` bytes are missing."""
-        self.first_byte_at = now = self.lane.clock()
+        self.first_byte_at = self.lane.clock()
         self.upstream_in = len(data)
         self.status, self.answer = response.status, response
         if self.is_leaving:
@@ -194,7 +200,7 @@ class HttpRider(Asking):
             self.cut(lost(Side.CLIENT, exc, "sending"))
             return
         if sent == len(wire) and not left and (scanner is None or scanner.done):
-            self._finish(now)
+            self._finish(self.lane.clock())
             return
         self.state = FLOWING
         self.deadline = self.began + self.prepared.timeout
