@@ -1,8 +1,7 @@
-"""Listening sockets: how one is opened, and the loop that accepts from it.
+"""Listening sockets: how one is opened, and the loop that accepts from it in a task.
 
 `bind` is the supervisor's: it opens the socket once and hands it to every worker, so the death of a process closes no
-backlog. `accept_forever` is a worker's, one task per socket in the nursery that a drain ends first. Several processes
-accept from the same socket, so being woken for a connection that another one has already taken is normal.
+backlog. `accept_forever` serves the admin API; workers accept in their lane (`accept.py`).
 
 Source: socket(7), ip(7), ipv6(7), unix(7), accept(2); sd_listen_fds(3) for inherited sockets; Trio's
 `_highlevel_serve_listeners.py` for the pause when descriptors run out.
@@ -154,22 +153,13 @@ def _inherit(address: InheritedFd, inherited: Inherited) -> socket.socket:
     return sock
 
 
-def at_once() -> float:
-    """No courtesy: there is nobody else who accepts."""
-    return 0.0
-
-
-async def accept_forever(
-    listener: socket.socket, take: Take, short: Callable[[OSError], object], courtesy: Callable[[], float] = at_once
-) -> NoReturn:
+async def accept_forever(listener: socket.socket, take: Take, short: Callable[[OSError], object]) -> NoReturn:
     """Hand every new connection to `take`. `short` is told each time that accepting pauses for want of a resource.
 
-    `courtesy` says for how many seconds to leave a waiting connection to the other processes that accept from this
-    socket, because this one has more than its share: else the one that wakes first takes a whole burst.
     Raises OSError only if the listening socket itself is unusable. Cancelled: no accepted connection is lost.
     """
     while True:
-        failure = _accept_batch(listener, take, courtesy)
+        failure = _accept_batch(listener, take)
         if isinstance(failure, BlockingIOError):
             await wait_readable(listener)
         elif failure is not None and failure.errno in SHORT_OF:
@@ -179,19 +169,15 @@ async def accept_forever(
             await checkpoint()  # neither a flood of connections nor one of failures may starve the others
         else:
             raise failure
-        if pause := courtesy():
-            await trio.sleep(pause)
 
 
-def _accept_batch(listener: socket.socket, take: Take, courtesy: Callable[[], float]) -> OSError | None:
+def _accept_batch(listener: socket.socket, take: Take) -> OSError | None:
     """Accept until there is nobody left, or enough; what stopped it."""
     try:
         for _ in range(BATCH):
             sock, sockaddr = listener.accept()
             sock.setblocking(False)
             take(sock, sockaddr)
-            if courtesy():
-                break
     except OSError as exc:
         return exc
     return None

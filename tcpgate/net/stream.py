@@ -72,7 +72,7 @@ class Pacing(Protocol):
 class Stream:
     """One connection to a client or to an endpoint."""
 
-    sock: socket.socket
+    sock: socket.SocketType
     side: Side
     """Who is at the other end: CLIENT or UPSTREAM. It decides whose fault a failure is."""
     peer: str = ""
@@ -356,7 +356,7 @@ def lost(side: Side, exc: OSError, doing: str) -> GateError:
     return UpstreamError(Reason.UPSTREAM_CLOSED, detail, retry=Retry.SAFE)
 
 
-def unsent(sock: socket.socket) -> int:
+def unsent(sock: socket.SocketType) -> int:
     """Bytes in the kernel's send buffer that the peer has not acknowledged (SIOCOUTQ). OSError."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, b"\0\0\0\0"))
     return int(count)
@@ -365,7 +365,7 @@ def unsent(sock: socket.socket) -> int:
 class _Wait(Protocol):
     """`trio.lowlevel.wait_readable` or `wait_writable`."""
 
-    async def __call__(self, sock: socket.socket, /) -> None: ...
+    async def __call__(self, sock: socket.SocketType, /) -> None: ...
 
 
 def timed_out(reason: Reason, doing: str) -> GateError:

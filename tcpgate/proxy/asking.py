@@ -15,7 +15,7 @@ from abc import abstractmethod
 
 from tcpgate.codec import forwarded
 from tcpgate.errors import GateError, UpstreamError
-from tcpgate.net.address import SocketAddress, Target, port_of
+from tcpgate.net.address import SocketAddress, Target
 from tcpgate.net.connect import Connecting
 from tcpgate.net.lane import SWEEP_EVERY
 from tcpgate.proxy import pool
@@ -41,9 +41,15 @@ class Asking(Ride):
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, shared: HttpListener, snapshot: Snapshot, sock: socket.socket, sockaddr: SocketAddress
+        self,
+        host: Host,
+        shared: HttpListener,
+        snapshot: Snapshot,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
     ) -> None:
-        super().__init__(host, shared, snapshot, sock, sockaddr)
+        super().__init__(host, shared, snapshot, sock, sockaddr, port)
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None
@@ -100,8 +106,7 @@ class Asking(Ride):
         """This connection as the longer way needs it."""
         if self._peer is None:
             trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
-            port = port_of(self.sock.getsockname())
-            self._peer = Peer(self.plane, self.plan, self.address, port, is_trusted=trusted)
+            self._peer = Peer(self.plane, self.plan, self.address, self.port, is_trusted=trusted)
         return self._peer
 
     def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
@@ -139,8 +144,7 @@ class Asking(Ride):
             self.id = id_ = self.plane.new_id()
             if request.authority != self._authority:
                 self._authority = request.authority
-                port = port_of(self.sock.getsockname())
-                self._forwarding = self.shared.forwarding(self.address, port, request.authority)
+                self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
             self.wire = b"%b%b%b%b%b" % (prepared.start, self._forwarding, id_.encode(), prepared.end, body)
         endpoint.begin()
         self.sent = 0
@@ -190,8 +194,7 @@ class Asking(Ride):
         self._connecting = None
         self.connect_seconds = self.lane.clock() - self.started
         self.endpoint.count(CONNECTS)
-        real = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        self._send_request(UpstreamConnection(self.endpoint, real, str(target), self.lane, exchanges=1))
+        self._send_request(UpstreamConnection(self.endpoint, sock, str(target), self.lane, exchanges=1))
 
     def connect_failed(self, error: GateError) -> None:
         """`Connecting` could not: the readable path decides whether another endpoint may be tried."""

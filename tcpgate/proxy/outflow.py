@@ -37,7 +37,7 @@ SPLICE_FROM = 256 << 10
 class Out(Protocol):
     """The rider, as far as its answer's rest needs it."""
 
-    sock: socket.socket
+    sock: socket.SocketType
     fd: int
     lane: Lane
     plane: Plane

@@ -49,7 +49,7 @@ class UpstreamConnection:
     """One HTTP/1.1 connection to an endpoint."""
 
     endpoint: EndpointRuntime
-    sock: socket.socket
+    sock: socket.SocketType
     peer: str
     lane: Lane
     """Where it rides while no task has it."""

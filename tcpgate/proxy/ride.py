@@ -18,7 +18,7 @@ import logging
 import math
 import socket
 from abc import ABC, abstractmethod
-from functools import partial
+from functools import lru_cache, partial
 
 from tcpgate.codec import forwarded
 from tcpgate.errors import Side
@@ -31,10 +31,19 @@ from tcpgate.proxy.plane import WORKER_LANE_HANDED
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.rider import Host
 from tcpgate.state.snapshot import Snapshot
+from tcpgate.units import Address
 
 IDLE, CONNECTING, ASKED, FLOWING, LINGERING, AWAY, GONE = range(7)
 
 log = logging.getLogger("tcpgate.proxy.ride")
+
+
+@lru_cache(4096)
+def _client_of(host: str) -> tuple[Address | None, str]:
+    """A client's address and its text. Clients that come once come again, and to parse an address is half an accept."""
+    address = number_of((host, 0)) if host else None
+    address = None if address is None else forwarded.plain(address)
+    return address, str(address or "unix")
 
 
 class Ride(ABC):
@@ -42,12 +51,18 @@ class Ride(ABC):
 
     __slots__ = (
         "address", "began", "bytes_in", "client", "cut_at", "data", "deadline", "events", "fd", "host", "idle",
-        "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "rides", "shared", "snapshot", "sock",
-        "state", "task",
+        "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides", "shared", "snapshot",
+        "sock", "state", "task",
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, shared: HttpListener, snapshot: Snapshot, sock: socket.socket, sockaddr: SocketAddress
+        self,
+        host: Host,
+        shared: HttpListener,
+        snapshot: Snapshot,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
     ) -> None:
         self.host = host
         self.plane = host.plane
@@ -64,10 +79,11 @@ class Ride(ABC):
         self.fd = sock.fileno()
         self.events = 0
         """Of the client's socket, that the lane tells."""
-        address = number_of(sockaddr)
-        self.address = None if address is None else forwarded.plain(address)
+        self.port = port
+        """Ours, that the client came to; None: a unix socket."""
+        host_text = sockaddr[0] if isinstance(sockaddr, tuple) else ""
+        self.address, self.client = _client_of(host_text)
         self.peer = describe(sockaddr)
-        self.client = str(self.address or "unix")
         self.state = IDLE
         self.is_fresh = True
         """No request has come yet."""

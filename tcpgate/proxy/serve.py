@@ -1,8 +1,9 @@
 """A listener in a worker: its accept loops, its open connections, its end. Owner: the worker's root nursery.
 
     run
-    +-- one accept loop per bound address        cancelled at once by `retire`, or when a reload unbinds the address
-    +-- one task per open connection             ends by itself, is asked to (`leave`), or is cut when the drain is over
+    +-- one acceptor per bound address    in the lane; stopped by `retire`, or when a reload unbinds the address
+    +-- open connections                  in the lane, or a task each: end by themselves, are asked to (`leave`), or are
+                                          cut when the drain is over
 
 A reload calls `renew` with a new plan: connections that are open keep the plan they began with, the next ones get the
 new one.
@@ -20,8 +21,8 @@ import attrs
 import trio
 
 from tcpgate.errors import REASONS, Reason, Side
-from tcpgate.net.address import SocketAddress, describe, number_of
-from tcpgate.net.listen import accept_forever
+from tcpgate.net.accept import BATCH, Acceptor
+from tcpgate.net.address import SocketAddress, describe, number_of, port_of
 from tcpgate.net.stream import Stream
 from tcpgate.proxy import answer
 from tcpgate.proxy.express import HttpRider
@@ -40,11 +41,6 @@ from tcpgate.state.snapshot import (
 )
 from tcpgate.stats.record import AccessRecord
 
-COURTESY = 0.001
-"""Seconds that a worker with more than its share leaves a connection to the others. nginx's accept_disabled, but by
-time and not by turns: if the others are busy too, nobody waits longer than this."""
-
-
 ACCEPT_TOLD_EVERY = 30.0
 """Seconds between two events of a listener that cannot accept."""
 
@@ -60,7 +56,7 @@ class ListenerServer:
     """The newest generation that has this listener. A retired one still takes who waits, and serves them by it."""
     upstream: UpstreamRuntime | None = attrs.field(init=False)
     """Of a tcp listener: the upstream that takes its flows, kept for the same reason."""
-    _accepting: dict[str, trio.CancelScope] = attrs.field(factory=dict)
+    _accepting: dict[str, Acceptor] = attrs.field(factory=dict)
     _pending: dict[str, socket.socket] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
     _retire: trio.Event = attrs.field(factory=trio.Event)
@@ -94,6 +90,7 @@ class ListenerServer:
                     self._empty = trio.Event()
                     await self._empty.wait()
         finally:
+            self._stop_accepting()
             for connection in list(self.connections):
                 connection.stop()
             self._ended.set()
@@ -103,7 +100,7 @@ class ListenerServer:
         self.plan = plan
         self._follow()
         for bind in self._accepting.keys() - sockets.keys():
-            self._accepting.pop(bind).cancel()
+            self._accepting.pop(bind).stop()
         for bind, sock in sockets.items():
             if bind not in self._accepting:
                 self._pending[bind] = sock
@@ -113,9 +110,7 @@ class ListenerServer:
     def retire(self, drain: float) -> None:
         """Stop accepting now; what is open may end within `drain` seconds."""
         self._drain = drain
-        for scope in self._accepting.values():
-            scope.cancel()
-        self._accepting.clear()
+        self._stop_accepting()
         self._pending.clear()
         self._retire.set()
 
@@ -127,39 +122,39 @@ class ListenerServer:
             # accept(2) hands on network errors of single connections too, so one more try is never wrong; the bound is
             # for a flood.
             with contextlib.suppress(OSError):
+                port = port_of(sock.getsockname())
                 for _ in range(self.plan.spec.backlog):
                     accepted, sockaddr = sock.accept()
                     accepted.setblocking(False)
-                    self._handle(accepted, sockaddr)
+                    self.accepted(accepted, sockaddr, port)
 
     async def wait_ended(self) -> None:
         """Returns once every connection is gone."""
         await self._ended.wait()
 
     def _start_accepting(self) -> None:
-        assert self._nursery is not None
         for bind, sock in self._pending.items():
-            scope = self._accepting[bind] = trio.CancelScope()
-            self._nursery.start_soon(self._accept, bind, sock, scope)
+            acceptor = self._accepting[bind] = Acceptor(self.plane.lane, sock, self)
+            acceptor.begin()
         self._pending.clear()
 
-    async def _accept(self, bind: str, sock: socket.socket, scope: trio.CancelScope) -> None:
-        with scope:
-            try:
-                await accept_forever(sock, self._handle, short=self._accept_failed, courtesy=self._courtesy)
-            except OSError:
-                # Woken for a connection in the same instant in which we were retired and the socket closed.
-                if not scope.cancel_called:
-                    raise
+    def _stop_accepting(self) -> None:
+        for acceptor in self._accepting.values():
+            acceptor.stop()
+        self._accepting.clear()
 
-    def _courtesy(self) -> float:
-        """A moment for the other workers while this one has more than its share of all connections."""
+    # -- what its acceptors ask of it -------------------------------------------------------------------------------
+
+    def room(self) -> int:
+        """How many connections until this worker has more than its share of all workers' connections."""
+        workers = self.plane.workers
+        if workers == 1:
+            return BATCH
         meter = self.plane.runtime.meter
-        mine = self.plane.page[WORKER_CONNECTIONS]
-        share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / self.plane.workers
-        return COURTESY if mine > share + max(1.0, share / 8) else 0.0
+        share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / workers
+        return math.floor(share + max(1.0, share / 8) - self.plane.page[WORKER_CONNECTIONS]) + 1
 
-    def _accept_failed(self, exc: OSError) -> None:
+    def cannot_accept(self, exc: OSError) -> None:
         """Told every 100 ms while it lasts; people hear of it now and then, or the journal would hold nothing else."""
         now = trio.current_time()
         if now < self._quiet_until:
@@ -173,8 +168,8 @@ class ListenerServer:
             {"listener": self.plan.name},
         )
 
-    def _handle(self, sock: socket.socket, sockaddr: SocketAddress) -> None:
-        """A connection came in: serve it, unless there is no room."""
+    def accepted(self, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None) -> None:
+        """A connection came in, to our `port`: serve it, unless there is no room."""
         plan, page = self.plan, self.plane.page
         page[plan.block + LISTENER_ACCEPTED] += 1
         page[WORKER_ACCEPTED] += 1
@@ -187,9 +182,15 @@ class ListenerServer:
             self._begin_flow(sock, sockaddr, self.upstream)
             return
         assert self._http is not None
-        rider = HttpRider(self, self._http, self.snapshot, sock, sockaddr)
+        rider = HttpRider(self, self._http, self.snapshot, sock, sockaddr, port)
         self._begin(rider)
-        rider.begin()
+        try:
+            rider.begin()
+        except OSError as exc:  # the user's allowance of epoll watches
+            self.cannot_accept(exc)
+            rider.gone()
+
+    # -- connections ------------------------------------------------------------------------------------------------
 
     def _begin(self, connection: Connection) -> None:
         self.connections.add(connection)
@@ -197,7 +198,7 @@ class ListenerServer:
             connection.leave()
             connection.cut_by(trio.current_time() + self._drain)
 
-    def _begin_flow(self, sock: socket.socket, sockaddr: SocketAddress, upstream: UpstreamRuntime) -> None:
+    def _begin_flow(self, sock: socket.SocketType, sockaddr: SocketAddress, upstream: UpstreamRuntime) -> None:
         if self.snapshot.config.gateway.lane:
             rider = LaneFlow(self, self.plane.lane, sock, sockaddr, upstream)
             self._begin(rider)
@@ -233,7 +234,7 @@ class ListenerServer:
         meter = self.plane.runtime.meter
         return meter.shared.total(self.plan.block + LISTENER_CONNECTIONS, meter.processes)
 
-    def _refuse(self, sock: socket.socket, sockaddr: SocketAddress) -> None:
+    def _refuse(self, sock: socket.SocketType, sockaddr: SocketAddress) -> None:
         """No room: say so in one send that cannot block, close, and write it down."""
         plan, plane = self.plan, self.plane
         plane.page[plan.block + LISTENER_REFUSED] += 1
@@ -249,11 +250,11 @@ class ListenerServer:
             detail=f"{plan.spec.max_connections} connections are open",
             generation=plane.snapshot.generation,
         )
-        with sock:
-            if plan.spec.protocol == "http":
-                record.status = REASONS[Reason.CONNECTION_LIMIT].status
-                with contextlib.suppress(OSError):  # it left already; there is nobody to tell
-                    sock.send(answer.refusal(record.id))
+        if plan.spec.protocol == "http":
+            record.status = REASONS[Reason.CONNECTION_LIMIT].status
+            with contextlib.suppress(OSError):  # it left already; there is nobody to tell
+                sock.send(answer.refusal(record.id))
+        sock.close()
         plane.write(record)
 
     def _ask_to_leave(self, now: float) -> None:

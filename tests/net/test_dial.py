@@ -49,7 +49,7 @@ async def test_a_connection_carries_bytes_without_delay_and_knows_its_peer(loopb
     listener = loopback.listener()
     address = "{}:{}".format(*listener.getsockname())
     stream = await dial(address, deadline=soon())
-    loopback.own(stream.sock)
+    loopback.stack.callback(stream.close)
     peer = loopback.own(listener.accept()[0])
     await stream.send_all(b"hello")
     assert peer.recv(5) == b"hello"
