@@ -134,13 +134,21 @@ class Lane:
                 try:
                     callback(ready)
                 except Exception as exc:  # a bug must cost one rider, not the lane
-                    self._fault(callback.__self__, exc)  # type: ignore[attr-defined]  # a bound method of a rider
+                    rider = callback.__self__  # type: ignore[attr-defined]  # a bound method of a rider
+                    if not self._fault(rider, exc) and callbacks.get(fd) is callback:
+                        self.remove(fd)  # or it would be called again, and again
         return bool(events)
 
-    def _fault(self, rider: Rider, exc: Exception) -> None:
+    def _fault(self, rider: Rider, exc: Exception) -> bool:
+        """Tell the rider; whether it could take the news."""
         self.faults += 1
         log.error("a callback failed: rider=%r", rider, exc_info=exc)
-        rider.on_fault(exc)
+        try:
+            rider.on_fault(exc)
+        except Exception:  # it may not, and all the others ride on all the same
+            log.exception("a rider could not leave for its bug: rider=%r", rider)
+            return False
+        return True
 
     async def sweep_forever(self) -> NoReturn:
         """Look at every time limit now and then."""
@@ -158,5 +166,6 @@ class Lane:
                     try:
                         rider.sweep(now)
                     except Exception as exc:  # as in `turn`
-                        self._fault(rider, exc)
+                        if not self._fault(rider, exc):
+                            self.timed.discard(rider)
             await checkpoint()

@@ -158,13 +158,13 @@ class Asking(Ride):
     def _send_request(self, up: UpstreamConnection) -> None:
         self.up = up
         up.serving = self
-        if not up.in_lane:
-            up.enter()
         self.state = ASKED
         wire = self.wire
         try:
+            if not up.in_lane:
+                up.enter()
             self.sent = sent = up.sock.send(wire)
-        except OSError:  # no room, or gone: the readable path finds out which
+        except OSError:  # no room, here or there, or gone: the readable path finds out which
             sent = 0
         self.connected_at = self.sent_at = now = self.lane.clock()
         if sent != len(wire):

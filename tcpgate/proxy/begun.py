@@ -56,3 +56,10 @@ class Begun:
     """What the endpoint has said so far."""
     broken: OSError | None = None
     """What its connection failed of after that."""
+
+    def abandon(self) -> None:
+        """Nobody goes on with it: its endpoint no longer counts it."""
+        if self.up is not None:
+            self.up.close()
+        if self.endpoint is not None:
+            self.endpoint.end()

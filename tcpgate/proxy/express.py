@@ -106,11 +106,13 @@ class HttpRider(Asking):
         """While an exchange is under way: the next requests come, or it leaves."""
         if self.state == LINGERING:
             if data:
-                self.deadline = min(self.deadline, self.lane.clock() + LINGER_PAUSE)
+                self.deadline = self.lane.clock() + LINGER_PAUSE
             else:
                 self.gone()
         elif data:
-            self.more = [*(self.more or ()), data]
+            if self.more is None:
+                self.more = bytearray()
+            self.more += data
             self.rewatch()
         elif self.state == FLOWING:
             self.cut(ClientError(Reason.CLIENT_ABORT, "closed before the response was over"))
@@ -119,7 +121,7 @@ class HttpRider(Asking):
 
     def rewatch(self) -> None:
         """While an exchange is under way: read on as long as not too much is held, write where the answer waits."""
-        held = self.more is not None and sum(map(len, self.more)) > READ_AHEAD
+        held = self.more is not None and len(self.more) > READ_AHEAD
         blocked = self.flow is not None and self.flow.blocked
         self.watch((NOTHING if held else READ) | (WRITE if blocked else NOTHING))
 
@@ -196,13 +198,13 @@ class HttpRider(Asking):
         except BlockingIOError:
             self.bytes_out = sent = 0
         except OSError as exc:
-            self.state = FLOWING
+            self.state, self.bytes_out = FLOWING, 0
             self.cut(lost(Side.CLIENT, exc, "sending"))
             return
+        self.state = FLOWING  # whatever goes wrong from here on, nothing else may be answered
         if sent == len(wire) and not left and (scanner is None or scanner.done):
             self._finish(self.lane.clock())
             return
-        self.state = FLOWING
         self.deadline = self.began + self.prepared.timeout
         assert self.up is not None
         body = bytearray() if buffer is None else buffer
@@ -233,19 +235,20 @@ class HttpRider(Asking):
 
     def _finish(self, now: float, *, clean: bool = True) -> None:
         """The exchange went well: its books, then the next one. `clean`: nothing came behind the answer."""
-        up, self.up = self.up, None
+        up = self.up
         assert up is not None
+        express_end.tell(self, now)  # a bug in it finds a connection that still knows whose it is
         self.endpoint.exchanged(self.status, self.first_byte_at - self.sent_at, self.upstream_in, self.sent, now)
+        self.up = None
         if clean and self.answer.keep_alive:
             pool.keep(up, now)
         else:
             up.close()
-        express_end.tell(self, now)
         rest = b""
         if self.used < len(self.data):
             rest = self.data[self.used :]
         if self.more is not None:
-            rest += b"".join(self.more)
+            rest += self.more
             self.more = None
         if self.events != READ:
             self.watch(READ)
@@ -259,7 +262,12 @@ class HttpRider(Asking):
         self.state = IDLE
         self.deadline = now + self.idle
         if rest:
-            self.take(rest)
+            self.take_next(rest)
+        elif self.is_leaving:
+            self.end_idle()
+        else:  # it may be idle for long, and heads can be large
+            del self.request, self.prepared, self.answer
+            self.careful = None
 
     def cut(self, exc: GateError) -> None:
         """The answer has begun and cannot be finished: tear the connection down, and tell why."""
@@ -268,18 +276,20 @@ class HttpRider(Asking):
         flow, self.flow = self.flow, None
         if flow is not None:
             flow.close()
-        express_end.drop(self, exc)
-        with suppress(OSError):
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-        self.gone()
+        try:
+            express_end.drop(self, exc)
+        finally:
+            with suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.gone()
 
     def stop(self) -> None:
         """The worker is being cancelled; a task ends by its own cancellation."""
         if self.state == FLOWING:
             self.cut(Refused(Reason.DRAINED, DRAINED))
-        elif self.state not in (AWAY, GONE):
-            if self.state in (CONNECTING, ASKED):
-                express_end.drop(self, Refused(Reason.DRAINED, DRAINED))
+        elif self.state in (CONNECTING, ASKED):
+            self.give_up()  # the task is cancelled at its first step, and then tells the client
+        elif self.state != AWAY:
             self.gone()
 
     def on_fault(self, exc: Exception) -> None:

@@ -216,5 +216,9 @@ def keep(connection: UpstreamConnection, now: float) -> None:
         return
     connection.serving = None
     connection.idle_since = now
-    connection.enter()
-    endpoint.idle.append(connection)
+    try:
+        connection.enter()
+    except OSError:  # the user's allowance of epoll watches: nobody would hear of its end
+        connection.close()
+    else:
+        endpoint.idle.append(connection)

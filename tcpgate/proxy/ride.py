@@ -93,7 +93,7 @@ class Ride(ABC):
         """When the sweep has to do something."""
         self.data = b""
         """What the client has sent and has not got an answer to, from the head at hand on."""
-        self.more: list[bytes] | None = None
+        self.more: bytearray | None = None
         """What came after `data`, while the exchange at hand was under way."""
         self.began = 0.0
         """When the exchange at hand began."""
@@ -124,7 +124,7 @@ class Ride(ABC):
         """Bytes of the client's that are held for later."""
         if self.task is not None:
             return self.task.codec.buffered
-        return len(self.data) + sum(map(len, self.more or ()))
+        return len(self.data) + len(self.more or b"")
 
     def leave(self) -> None:
         """End as soon as no exchange is under way; the answer to the current one says Connection: close."""
@@ -166,7 +166,7 @@ class Ride(ABC):
             self._leave_lane()
             self.plane.page[WORKER_LANE_HANDED] += 1
         if self.more:
-            data += b"".join(self.more)
+            data += self.more
             self.more = None
         self.state, self.data, self.deadline = AWAY, b"", math.inf
         stream = Stream(self.sock, Side.CLIENT, self.peer)
@@ -178,7 +178,14 @@ class Ride(ABC):
         task.is_leaving = self.is_leaving
         task.cut_by(self.cut_at)
         self.bytes_in = 0
-        self.host.start(partial(self._run, task))
+        try:
+            self.host.start(partial(self._run, task))
+        except RuntimeError:  # the listener has just been cancelled: its nursery takes no task any more
+            self.task = None
+            task.stream.close()
+            if begun is not None:
+                begun.abandon()
+            self.gone()
 
     async def _run(self, task: HttpConnection) -> None:
         """The task: serve on the readable path, then come back, or be gone."""
@@ -195,15 +202,24 @@ class Ride(ABC):
     def _come_back(self, leftover: bytes, task: HttpConnection) -> None:
         self.state, self.is_fresh = IDLE, False
         self.is_leaving, self.snapshot = task.is_leaving, task.snapshot
-        self._ride()
+        try:
+            self._ride()
+        except OSError as exc:  # the user's allowance of epoll watches
+            log.warning("the lane has no room: listener=%s error=%s", self.plan.name, exc)
+            self.gone()
+            return
         self.deadline = self.lane.clock() + self.plan.spec.timeouts.idle
         self.bytes_in = task.stream.bytes_in - task.counted_in
+        if leftover:
+            self.take_next(leftover)
+        elif self.is_leaving:
+            self.end_idle()
+
+    def take_next(self, data: bytes) -> None:
+        """As `take`, where the lane has not called this connection, so that it would not tell it of a bug."""
         try:
-            if leftover:
-                self.take(leftover)
-            elif self.is_leaving:
-                self.end_idle()
-        except Exception as exc:  # here no lane catches a bug
+            self.take(data)
+        except Exception as exc:
             log.exception("a request behind another failed: listener=%s", self.plan.name)
             self.on_fault(exc)
 
@@ -220,13 +236,14 @@ class Ride(ABC):
 
     def end_idle(self) -> None:
         """Nothing is under way: close. But a request may have come in this very moment, and closing would lose it."""
+        data = b""
         with contextlib.suppress(OSError):
             data = self.sock.recv(READ_SIZE)
-            if data:
-                self.bytes_in += len(data)
-                self.take(self.data + data)
-                return
-        self.gone()
+        if data:
+            self.bytes_in += len(data)
+            self.take_next(self.data + data)
+        else:
+            self.gone()
 
     def follow(self) -> Snapshot:
         """The generation to go by: the newest that has this listener."""

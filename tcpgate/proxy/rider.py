@@ -24,7 +24,7 @@ class Connection(Protocol):
         ...
 
     def stop(self) -> None:
-        """Be over now, before this returns, with the record written: the worker is being cancelled."""
+        """The worker is being cancelled: be over now, or, where a task has it, as that is cancelled."""
         ...
 
     @property

@@ -81,19 +81,25 @@ class ListenerServer:
         try:
             async with trio.open_nursery() as open_connections:
                 self._nursery = open_connections
-                self._start_accepting()
-                await self._retire.wait()
-                self._ask_to_leave(trio.current_time())
-                # Connections have their own deadlines; this is the wall behind them.
-                open_connections.cancel_scope.deadline = trio.current_time() + self._drain + 1
-                while self.connections:
-                    self._empty = trio.Event()
-                    await self._empty.wait()
+                try:
+                    self._start_accepting()
+                    await self._retire.wait()
+                    self._ask_to_leave(trio.current_time())
+                    # Connections have their own deadlines; this is the wall behind them.
+                    open_connections.cancel_scope.deadline = trio.current_time() + self._drain + 1
+                    while self.connections:
+                        self._empty = trio.Event()
+                        await self._empty.wait()
+                finally:  # cancelled: those in the lane hear of it here, while there may still be tasks
+                    self._stop()
         finally:
-            self._stop_accepting()
-            for connection in list(self.connections):
-                connection.stop()
+            self._stop()  # those that were with a task until now
             self._ended.set()
+
+    def _stop(self) -> None:
+        self._stop_accepting()
+        for connection in list(self.connections):
+            connection.stop()
 
     def renew(self, plan: ListenerPlan, sockets: Mapping[str, socket.socket]) -> None:
         """Take a generation's plan: new connections follow it, addresses are added and removed."""

@@ -1,0 +1,377 @@
+"""What goes wrong in the lane between one state and the next: each test is a fault that a review looked for."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import socket
+import struct
+import time
+import types
+import weakref
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+
+from tcpgate.errors import Reason
+from tcpgate.filters.base import Continue, RequestView, Verdict
+from tcpgate.proxy import express, ride
+from tcpgate.proxy.express import HttpRider
+from tests.plane import TestPlane, serving
+from tests.proxy.scripted import (
+    GET,
+    OK,
+    always_ok,
+    busy,
+    client,
+    config,
+    head,
+    origin,
+    post,
+    rest,
+    settled,
+    silent,
+    until,
+)
+
+MIB = 1 << 20
+LONG = 8 * MIB
+RESET = struct.pack("ii", 1, 0)
+
+
+def riders(plane: TestPlane, listener: str = "web") -> list[HttpRider]:
+    """The connections of a listener, as they ride."""
+    found = list(plane.servers[listener].connections)
+    assert all(isinstance(one, HttpRider) for one in found)
+    return found  # type: ignore[return-value]  # as was just looked
+
+
+def no_room(*_: object) -> NoReturn:
+    """What epoll_ctl(2) says once the user has fs.epoll.max_user_watches of them."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+# -- leaving --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_asked_to_leave_in_the_middle_of_an_answer_goes_when_that_is_over(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    go_on = trio.Event()
+
+    async def halting(stream: trio.SocketStream) -> None:
+        while await head(stream):
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+            await go_on.wait()
+            await stream.send_all(b"cd")
+
+    async with serving(tmp_path, config(await origin(nursery, halting))) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await until(stream, b"ab")
+        plane.servers["web"].retire(60)
+        await trio.sleep(0.05)
+        go_on.set()
+        assert await rest(stream, within=10) == b"cd"
+        with trio.fail_after(10):
+            await plane.servers["web"].wait_ended()
+        await settled(plane)
+    assert plane.records[-1].reason is Reason.OK
+
+
+async def test_a_client_that_goes_on_sending_is_lingered_for_as_on_the_readable_path(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece that still comes buys another pause: a reset in the middle would take the answer with it."""
+    monkeypatch.setattr(ride, "LINGER_PAUSE", 0.6)
+    monkeypatch.setattr(express, "LINGER_PAUSE", 0.6)
+    hold = trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await hold.wait()
+        await stream.send_all(OK)
+
+    async with serving(tmp_path, config(await origin(nursery, late))) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await busy(plane)
+        plane.servers["web"].retire(60)
+        await trio.sleep(0.05)
+        hold.set()
+        said = await rest(stream)
+        for _ in range(12):
+            await stream.send_all(b"x")
+            await trio.sleep(0.15)
+            assert len(riders(plane)) == 1
+    assert b"Connection: close" in said
+
+
+async def test_what_is_in_flight_as_the_worker_is_cancelled_gets_the_answer_that_its_record_tells(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, silent))) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await busy(plane)
+        plane.nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            said = await rest(stream)
+    (record,) = plane.records
+    assert (record.reason, record.status, record.bytes_out) == (Reason.DRAINED, 503, len(said))
+    assert said.startswith(b"HTTP/1.1 503 ")
+
+
+async def test_one_that_is_handed_over_as_its_listener_ends_leaves_nothing_behind(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """The nursery of the listener is closed, but the lane still calls."""
+    async with serving(tmp_path, config(await origin(nursery, silent))) as plane, client(plane) as stream:
+        await settled(plane, connections=1)
+        (rider,) = riders(plane)
+        server = plane.servers["web"]
+        async with trio.open_nursery() as closed:
+            pass
+        server._nursery = closed
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost")
+        assert await rest(stream) == b""
+        await settled(plane)
+        assert not server.connections
+        assert rider.state == ride.GONE
+
+
+# -- bugs that a callback meets ---------------------------------------------------------------------------------------
+
+
+async def test_a_bug_in_the_books_costs_the_connection_and_gives_no_second_answer(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """The answer has gone out: nothing may follow it, and the request must not be sent again."""
+    heard = 0
+
+    async def counting(stream: trio.SocketStream) -> None:
+        nonlocal heard
+        while await head(stream):
+            heard += 1
+            await stream.send_all(OK)
+
+    text = config(await origin(nursery, counting), upstream='timeouts.first_byte = "300ms"')
+    async with serving(tmp_path, text) as plane, client(plane) as stream:
+
+        def broken(_line: bytes) -> None:
+            raise ValueError("a disk that is full")
+
+        plane.plane.write_line = broken
+        await stream.send_all(post(2) + b"hi")
+        said = await rest(stream, within=5)
+        await settled(plane)
+        assert not riders(plane)
+    assert said.count(b"HTTP/1.1 ") == 1
+    assert heard == 1
+
+
+class Fussy:
+    """A filter with a bug in it, for some requests."""
+
+    asked = 0
+
+    def on_request(self, view: RequestView) -> Verdict:
+        """Raises for /bug."""
+        self.asked += 1
+        if view.head.path == b"/bug":
+            raise ValueError("a bug")
+        return Continue()
+
+    def on_response(self, view: RequestView, response: object) -> None:
+        """Nothing."""
+
+
+async def test_a_bug_in_a_request_behind_another_is_told_at_once(tmp_path: Path, nursery: trio.Nursery) -> None:
+    text = config(await origin(nursery, always_ok))
+    async with serving(tmp_path, text) as plane:
+        plane.use_filter("all", Fussy())
+        async with client(plane) as stream:
+            await stream.send_all(GET + GET.replace(b"/ ", b"/bug ", 1))
+            assert (await until(stream, b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 ")
+            assert (await head(stream)).startswith(b"HTTP/1.1 500 ")
+        await settled(plane)
+    assert [record.reason for record in plane.records] == [Reason.OK, Reason.BUG]
+
+
+async def test_a_bug_in_what_came_as_we_left_costs_no_more_than_its_connection(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, always_ok))) as plane:
+        plane.use_filter("all", Fussy())
+        async with client(plane) as stream, client(plane) as other:
+            for one in (stream, other):
+                await one.send_all(GET)
+                await until(one, b"\r\n\r\nok")
+            stream.socket._sock.send(GET.replace(b"/ ", b"/bug ", 1))  # type: ignore[attr-defined]  # without a checkpoint
+            for rider in riders(plane):
+                rider.leave()
+            assert (await rest(stream)).startswith(b"HTTP/1.1 500 ")
+            assert await rest(other) == b""
+        await settled(plane)
+
+
+# -- a full epoll set -----------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_the_lane_has_no_room_for_is_closed_and_others_are_served_later(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, always_ok))) as plane:
+        async with client(plane):
+            await settled(plane, connections=1)
+        await settled(plane)
+        with monkeypatch.context() as full:
+            full.setattr(plane.plane.lane, "add", no_room)
+            async with client(plane) as stream:
+                assert await rest(stream) == b""
+            await settled(plane)
+        async with client(plane) as stream:
+            await stream.send_all(GET)
+            assert (await head(stream)).startswith(b"HTTP/1.1 200 ")
+        await settled(plane)
+    assert [kind for kind, _, _ in plane.told] == ["accept_backoff"]
+
+
+async def test_a_connection_that_comes_back_to_a_full_lane_is_closed(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await hold.wait()
+        await stream.send_all(OK)
+
+    async with serving(tmp_path, config(await origin(nursery, late))) as plane:
+        async with client(plane) as stream:
+            await stream.send_all(GET[:10])
+            await trio.sleep(0.05)
+            await stream.send_all(GET[10:])
+            await busy(plane)
+            with monkeypatch.context() as full:
+                full.setattr(plane.plane.lane, "add", no_room)
+                hold.set()
+                assert (await rest(stream)).startswith(b"HTTP/1.1 200 ")
+        await settled(plane)
+    assert [record.reason for record in plane.records] == [Reason.OK]
+
+
+async def test_an_endpoint_that_the_lane_has_no_room_for_is_asked_by_a_task(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, always_ok))) as plane, client(plane) as stream:
+        await settled(plane, connections=1)
+        with monkeypatch.context() as full:
+            full.setattr(plane.plane.lane, "add", no_room)
+            await stream.send_all(GET)
+            assert (await rest(stream)).startswith(b"HTTP/1.1 200 ")
+        await settled(plane)
+        assert not plane.plane.runtime.upstreams["api"].endpoints.popitem()[1].idle
+    assert [record.reason for record in plane.records] == [Reason.OK]
+
+
+# -- what an attacker sends -----------------------------------------------------------------------------------------
+
+
+async def test_many_small_pieces_sent_ahead_cost_in_proportion(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with serving(tmp_path, config(await origin(nursery, silent))) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await busy(plane)
+        (rider,) = riders(plane)
+        began = time.process_time()
+        for _ in range(30_000):
+            rider._client_spoke(b"G")
+        assert time.process_time() - began < 1.0
+        assert rider.buffered == len(GET) + 30_000
+
+
+async def test_an_idle_connection_holds_nothing_of_its_last_exchange(tmp_path: Path, nursery: trio.Nursery) -> None:
+    mark = b"m" * 5000
+    answer = b"HTTP/1.1 200 OK\r\nX-Mark: %b\r\nContent-Length: 2\r\n\r\nok" % mark
+
+    async def marking(stream: trio.SocketStream) -> None:
+        while await head(stream):
+            await stream.send_all(answer)
+
+    async with serving(tmp_path, config(await origin(nursery, marking))) as plane, client(plane) as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: t\r\nCookie: %b\r\n\r\n" % mark)
+        await until(stream, b"\r\n\r\nok")
+        (rider,) = riders(plane)
+        assert rider.state == ride.IDLE
+        shared = (
+            rider.host,
+            rider.plane,
+            rider.plan,
+            rider.shared,
+            rider.snapshot,
+            rider.lane,
+            rider.upstream,
+            rider.endpoint,
+        )
+        known = set(map(id, shared))
+        held: list[tuple[object, str]] = [(rider, "rider")]
+        found: list[str] = []
+        while held:
+            one, path = held.pop()
+            if isinstance(one, bytes) and mark in one:
+                found.append(path)
+            if id(one) not in known and not isinstance(one, type | types.ModuleType):
+                known.add(id(one))
+                held += [(part, f"{path} > {type(one).__name__}") for part in gc.get_referents(one)]
+    assert found == []
+
+
+# -- truth ----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_answer_of_which_nothing_went_out_is_told_with_no_bytes(tmp_path: Path) -> None:
+    """The client resets behind the answer's coming, in the same turn."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    async with serving(tmp_path, config(listening.getsockname()[1])) as plane:
+        with listening, socket.create_connection(("127.0.0.1", plane.port())) as asker:
+            asker.sendall(GET)
+            await trio.lowlevel.wait_readable(listening)
+            asked, _ = listening.accept()
+            with asked:
+                await trio.lowlevel.wait_readable(asked)
+                asked.recv(65536)
+                asked.sendall(OK)
+                await trio.lowlevel.wait_readable(asker)
+                asker.recv(65536)
+                asker.sendall(GET)
+                await trio.lowlevel.wait_readable(asked)
+                asked.recv(65536)
+                # From here on without a checkpoint: both are in one batch, the endpoint's first.
+                asked.sendall(OK)
+                asker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                asker.close()
+                await settled(plane)
+    assert [record.reason for record in plane.records] == [Reason.OK, Reason.CLIENT_ABORT]
+    assert plane.records[1].bytes_out == 0
+
+
+# -- generations ----------------------------------------------------------------------------------------------------
+
+
+async def test_an_old_generation_dies_under_traffic(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port = await origin(nursery, always_ok)
+    async with serving(tmp_path, config(port)) as plane, client(plane) as stream, client(plane) as other:
+        snapshots = []
+        for number in range(5):
+            snapshots.append(weakref.ref(plane.plane.snapshot))
+            for _ in range(4):  # so often that the head is known, and its note is in use
+                await stream.send_all(GET + b"GET /%d HTTP/1.1\r\nHost: t\r\n\r\n" % number)
+                await until(stream, b"ok", within=5)
+                await other.send_all(GET)
+                await until(other, b"ok", within=5)
+            await plane.record(12 * (number + 1))
+            plane.apply(config(port, route=f'timeout = "{number + 5}s"'))
+        for one in (stream, other):
+            await one.send_all(GET)
+        await plane.record(62)
+        gc.collect()
+        assert [snapshot() for snapshot in snapshots] == [None] * 5
