@@ -25,6 +25,7 @@ from tcpgate.net.lane import Lane
 from tcpgate.net.lane_relay import LaneRelay, reset
 from tcpgate.policy.hashing import hash64
 from tcpgate.proxy.flow import FlowTarget, close_books
+from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES
 from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import CUT, FlowAttempt, FlowRecord, next_endpoint
 from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
@@ -226,6 +227,8 @@ class LaneFlow:
         self._lane.timed.discard(self)
         relay, endpoint, upstream = self._relay, self._endpoint, self._target.name
         try:
+            if relay is not None:
+                self._plane.page[WORKER_LANE_EXCHANGES] += 1
             self._release()
             self._relay = None
             del self._target  # knows us: no circle may be left for the collector

@@ -42,7 +42,7 @@ WORKER_FIELDS = (
     "log_dropped",
     "bytes_in",
     "bytes_out",
-    "lane_exchanges",  # that the lane moved from the head to the last byte; a part of `exchanges`
+    "lane_exchanges",  # that the lane moved from the head to the last byte, and flows; a part of `exchanges`
     "lane_handed",  # that the lane began to look at, and a task finished
     "lane_faults",  # bugs in the lane, each of which cost one connection
     "gc_pauses_us",  # garbage collector, all its pauses together

@@ -23,6 +23,7 @@ from tcpgate.net.relay import BULKY_AFTER
 from tcpgate.net.resolve import Resolver
 from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.stats.record import AccessRecord
+from tcpgate.stats.totals import worker_figures
 from tests.net.loopback import Loopback
 from tests.net.rig import End
 from tests.plane import TestPlane, serving
@@ -174,7 +175,8 @@ async def test_a_flow_is_relayed_and_told_once(tmp_path: Path, loopback: Loopbac
         assert await client.rest() == b"answer"
         record = await at.over()
         counts = at.plane.counts("endpoint", f"pg/{name}")
-        flows = at.plane.counts("listener", "db")
+        flows, worker = at.plane.counts("listener", "db"), worker_figures(at.plane.shared, 1)
+    assert (worker["exchanges"], worker["lane_exchanges"]) == (1, int(way == "lane"))
     assert (record.listener, record.upstream, record.endpoint, record.proto) == ("db", "pg", name, "tcp")
     assert (record.answered_by, record.reason, record.detail) == (Side.CLIENT, Reason.OK, "")
     assert (record.bytes_in, record.bytes_out) == (8, 6)
