@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,22 @@ def test_a_text_that_is_no_address_is_a_value_error() -> None:
         bind("nonsense")
 
 
+def is_free(port: int) -> bool:
+    """Nobody has it in IPv4."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            sock.bind(("0.0.0.0", port))
+            return True
+    return False
+
+
 @pytest.mark.skipif(not HAS_IPV6, reason="this host has no IPv6")
 def test_all_of_ipv6_and_all_of_ipv4_can_have_the_same_port(loopback: Loopback) -> None:
     six = loopback.own(bind("[::]:0"))
     assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    while not is_free(six.getsockname()[1]):  # some other process has it, in IPv4 alone
+        six = loopback.own(bind("[::]:0"))
     loopback.own(bind(f"0.0.0.0:{six.getsockname()[1]}"))
 
 

@@ -354,21 +354,22 @@ async def play_drained(stage: Stage) -> None:
 
 
 async def play_file_limit(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = config(await stage.good())
-    async with serving(stage.folder, text) as plane:
-        stream = await trio.open_tcp_stream("127.0.0.1", plane.port())
-        async with stream:
-            await settled(plane, connections=1)  # accepted, before there are no descriptors left
+    def none_left(*_: object, **__: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
 
-            def none_left(*_: object, **__: object) -> socket.socket:
-                raise OSError(errno.EMFILE, "Too many open files")
-
-            monkeypatch.setattr("tcpgate.net.connect.socket.SocketType", none_left)
-            await stream.send_all(GET)
-            said = await read_request(stream)
-            record = await plane.record()
-    assert said.startswith(b"HTTP/1.1 503 ")
-    assert record.reason == Reason.FILE_LIMIT
+    port = await stage.good()
+    for lane, maker in ("true", "tcpgate.net.connect.socket.SocketType"), ("false", "tcpgate.net.dial.socket.socket"):
+        async with serving(stage.folder, f"[gateway]\nlane = {lane}\n{config(port)}") as plane:
+            stream = await trio.open_tcp_stream("127.0.0.1", plane.port())
+            async with stream:
+                await settled(plane, connections=1)  # accepted, before there are no descriptors left
+                with monkeypatch.context() as patched:
+                    patched.setattr(maker, none_left)
+                    await stream.send_all(GET)
+                    said = await read_request(stream)
+                    record = await plane.record()
+        assert said.startswith(b"HTTP/1.1 503 "), lane
+        assert record.reason == Reason.FILE_LIMIT, lane
     stage.nursery.cancel_scope.cancel()
 
 
