@@ -289,6 +289,8 @@ class HttpRider(Asking):
             self.cut(Refused(Reason.DRAINED, DRAINED))
         elif self.state in (CONNECTING, ASKED):
             self.give_up()  # the task is cancelled at its first step, and then tells the client
+        elif self.state == IDLE and self.data:
+            self.hand_over(self.data)
         elif self.state != AWAY:
             self.gone()
 

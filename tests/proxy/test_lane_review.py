@@ -9,6 +9,7 @@ import struct
 import time
 import types
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -107,12 +108,17 @@ async def test_a_client_that_goes_on_sending_is_lingered_for_as_on_the_readable_
     assert b"Connection: close" in said
 
 
+@pytest.mark.parametrize("is_whole", [True, False])
 async def test_what_is_in_flight_as_the_worker_is_cancelled_gets_the_answer_that_its_record_tells(
-    tmp_path: Path, nursery: trio.Nursery
+    is_whole: bool, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     async with serving(tmp_path, config(await origin(nursery, silent))) as plane, client(plane) as stream:
-        await stream.send_all(GET)
-        await busy(plane)
+        await settled(plane, connections=1)
+        await stream.send_all(GET if is_whole else post(2) + b"h")
+        (rider,) = riders(plane)
+        with trio.fail_after(10):
+            while not rider.data:
+                await trio.lowlevel.checkpoint()
         plane.nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
             said = await rest(stream)
@@ -191,9 +197,10 @@ async def test_a_bug_in_a_request_behind_another_is_told_at_once(tmp_path: Path,
         plane.use_filter("all", Fussy())
         async with client(plane) as stream:
             await stream.send_all(GET + GET.replace(b"/ ", b"/bug ", 1))
-            assert (await until(stream, b"\r\n\r\nok")).startswith(b"HTTP/1.1 200 ")
-            assert (await head(stream)).startswith(b"HTTP/1.1 500 ")
+            said = await rest(stream, within=10)
         await settled(plane)
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert said.partition(b"\r\n\r\nok")[2].startswith(b"HTTP/1.1 500 ")
     assert [record.reason for record in plane.records] == [Reason.OK, Reason.BUG]
 
 
@@ -375,3 +382,167 @@ async def test_an_old_generation_dies_under_traffic(tmp_path: Path, nursery: tri
         await plane.record(62)
         gc.collect()
         assert [snapshot() for snapshot in snapshots] == [None] * 5
+
+
+async def test_an_endpoint_and_a_route_that_reloads_remove_under_traffic_leave_nothing_open(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    hold = trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        while await head(stream):
+            await hold.wait()
+            await stream.send_all(OK)
+
+    old, new = await origin(nursery, late), await origin(nursery, always_ok)
+    async with serving(tmp_path, config(old)) as plane, client(plane) as stream, client(plane) as other:
+        await other.send_all(GET)
+        await busy(plane)
+        plane.apply(config(new))
+        await stream.send_all(GET)
+        assert (await until(stream, b"ok")).startswith(b"HTTP/1.1 200 ")
+        assert [one.name for one in plane.plane.runtime.retired.values()] == [f"127.0.0.1:{old}"]
+        hold.set()
+        assert (await until(other, b"ok")).startswith(b"HTTP/1.1 200 ")
+        await settled(plane, connections=2)
+        plane.plane.sweep(trio.current_time())
+        assert not plane.plane.runtime.retired
+        plane.apply(config(new, gateway="lane = false"))  # for those that come from now on
+        for one in (stream, other):
+            await one.send_all(GET)
+            assert (await until(one, b"ok")).startswith(b"HTTP/1.1 200 ")
+        async with client(plane) as third:
+            await third.send_all(GET)
+            assert (await until(third, b"ok")).startswith(b"HTTP/1.1 200 ")
+            assert sum(rider.rides for rider in riders(plane)) == 2
+            plane.apply('[listeners.other]\nbind = ["127.0.0.2:0"]\n[routes.x]\nrespond = { status = 204 }\n')
+            for one in (stream, other, third):
+                assert await rest(one) == b""
+        await trio.lowlevel.checkpoint()
+        assert not plane.plane.runtime.upstreams
+        plane.plane.sweep(trio.current_time())
+        assert not plane.plane.runtime.retired
+
+
+# -- one client's words told of another -----------------------------------------------------------------------------
+
+
+async def test_the_same_head_from_several_peers_is_told_of_each(tmp_path: Path, nursery: trio.Nursery) -> None:
+    """Heads, forms and forwarding fields are kept for all connections of a listener."""
+    said: list[bytes] = []
+
+    async def listening(stream: trio.SocketStream) -> None:
+        while asked := await head(stream):
+            said.append(asked)
+            await stream.send_all(OK)
+
+    text = config(await origin(nursery, listening), listener='trusted_proxies = ["127.0.0.3/32"]')
+    lie = b"GET / HTTP/1.1\r\nHost: t\r\nX-Forwarded-For: 198.51.100.9\r\nX-Request-Id: given\r\n\r\n"
+    async with serving(tmp_path, text) as plane:
+        streams = []
+        for peer in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+            sock = trio.socket.socket()
+            await sock.bind((peer, 0))
+            await sock.connect(("127.0.0.1", plane.port()))
+            streams.append((peer, trio.SocketStream(sock)))
+        for number in range(12):
+            for peer, stream in streams:
+                asked = lie if number % 2 else GET.replace(b": t", b": h%d" % (number % 3))
+                await stream.send_all(asked)
+                await until(stream, b"ok")
+                is_trusted = number % 2 and peer == "127.0.0.3"
+                chain = b"198.51.100.9, 127.0.0.3" if is_trusted else peer.encode()
+                assert b"\r\nX-Forwarded-For: %b\r\n" % chain in said[-1]
+                assert said[-1].count(b"X-Forwarded-For") == said[-1].count(b"X-Request-Id") == 1
+                assert (b"X-Request-Id: given" in said[-1]) is bool(is_trusted)
+                assert plane.records[-1].client == ("198.51.100.9" if is_trusted else peer)
+        for _, stream in streams:
+            await stream.aclose()
+        await settled(plane)
+
+
+# -- every event in every state -------------------------------------------------------------------------------------
+
+
+async def deaf() -> tuple[list[socket.socket], int]:
+    """A port whose backlog is full, so that nobody can connect to it any more."""
+    listening = socket.create_server(("127.0.0.1", 0), backlog=0)
+    port: int = listening.getsockname()[1]
+    sockets = [listening]
+    for _ in range(3):
+        sockets.append(socket.socket())
+        sockets[-1].setblocking(False)
+        sockets[-1].connect_ex(("127.0.0.1", port))
+        await trio.sleep(0.02)
+    return sockets, port
+
+
+def cut(rider: HttpRider) -> None:
+    """The end of a drain."""
+    rider.cut_by(0.0)
+    rider.sweep(trio.current_time())
+
+
+ACTS: dict[str, Callable[[HttpRider], object]] = {
+    "fault": lambda rider: rider.on_fault(ValueError("planted")),
+    "stop": lambda rider: rider.stop(),
+    "leave": lambda rider: rider.leave(),
+    "cut": cut,
+    "readable": lambda rider: rider.on_client(1),
+    "sweep": lambda rider: rider.sweep(trio.current_time() + 1e6),
+}
+STATES = {"fresh": ride.IDLE, "idle": ride.IDLE, "partial": ride.IDLE, "connecting": ride.CONNECTING}
+STATES |= {"asked": ride.ASKED, "flowing": ride.FLOWING, "lingering": ride.LINGERING, "away": ride.AWAY}
+
+
+@pytest.mark.parametrize("second", ACTS)
+@pytest.mark.parametrize("first", ACTS)
+@pytest.mark.parametrize("state", STATES)
+async def test_whatever_happens_in_whatever_state_happens_once(
+    state: str, first: str, second: str, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """And then comes another thing, at once: the gauges come back to nothing, never below."""
+
+    async def halting(stream: trio.SocketStream) -> None:
+        while asked := await head(stream):
+            if b"/ok" in asked:
+                await stream.send_all(OK)
+            elif b"/half" in asked:
+                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 400000\r\n\r\nab")
+
+    sockets, port = await deaf() if state == "connecting" else ([], await origin(nursery, halting))
+    asks = {
+        "idle": b"GET /ok HTTP/1.1\r\nHost: t\r\n\r\n",
+        "partial": post(2) + b"h",
+        "connecting": GET,
+        "asked": GET,
+        "flowing": GET.replace(b"/ ", b"/half ", 1) + b"GET /next",
+        "lingering": b"GET /ok HTTP/1.1\r\nHost: t\r\n\r\n",
+        "away": GET[:9],
+    }
+    async with serving(tmp_path, config(port, upstream='timeouts.connect = "5s"')) as plane:
+        async with client(plane) as stream:
+            await settled(plane, connections=1)
+            (rider,) = riders(plane)
+            if state == "lingering":
+                rider.is_leaving = True
+            if state in asks:
+                await stream.send_all(asks[state])
+            with trio.fail_after(20):
+                while (
+                    rider.state != STATES[state]
+                    or (state == "partial") > bool(rider.data)
+                    or (state == "idle" and rider.is_fresh)
+                ):
+                    await trio.sleep(0.002)
+            if rider.state != ride.AWAY or first not in ("sweep", "cut", "readable"):  # the lane does not know it then
+                ACTS[first](rider)
+            if rider.state not in (ride.AWAY, ride.GONE) or second in ("stop", "leave", "fault"):
+                ACTS[second](rider)
+        await settled(plane)
+        assert rider.state == ride.GONE
+        assert not plane.servers["web"].connections
+        assert len(plane.plane.lane) == len(plane.servers) + len(plane.endpoint("api", f"127.0.0.1:{port}").idle)
+        assert not plane.plane.lane.timed
+    for sock in sockets:
+        sock.close()
