@@ -145,7 +145,7 @@ class Asking(Ride):
             if request.authority != self._authority:
                 self._authority = request.authority
                 self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
-            self.wire = b"%b%b%b%b%b" % (prepared.start, self._forwarding, id_.encode(), prepared.end, body)
+            self.wire = b"".join((prepared.start, self._forwarding, id_.encode(), prepared.end, body))
         endpoint.begin()
         self.sent = 0
         self.connect_seconds = 0.0

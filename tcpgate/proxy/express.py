@@ -192,7 +192,7 @@ class HttpRider(Asking):
             before, after = response.note or self._learn(response)
             if not response.has_date:
                 before = b"%bDate: %b\r\n%b" % (before, self.plane.date(), self.plane.via)
-            wire = b"%b%b%b%b" % (before, self.id.encode(), after if not self.closes else after[:-2] + _CLOSE, rest)
+            wire = b"".join((before, self.id.encode(), after if not self.closes else after[:-2] + _CLOSE, rest))
         try:
             self.bytes_out = sent = self.sock.send(wire)
         except BlockingIOError:

@@ -17,7 +17,7 @@ import attrs
 from tcpgate.codec import forwarded
 from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
-from tcpgate.policy.path import match_path
+from tcpgate.policy.path import NormalPath, is_plain, match_path
 from tcpgate.policy.route import Found
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.keys import key_of
@@ -69,7 +69,8 @@ class Prepared:
         self.length = request.length or 0
         """Of the body."""
         raw = request.raw
-        self.start = b"%bHost: %b\r\n%b" % (raw[: raw.find(b"\n") + 1], request.authority, request.lines)
+        first = raw[: raw.find(b"\n") + 1]
+        self.start = b"".join((first, b"Host: ", request.authority, b"\r\n", request.lines))
         """Up to the forwarding fields."""
         length = request.length
         self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
@@ -100,9 +101,12 @@ class HttpListener:
 
     def prepare(self, request: ExpressRequest, snapshot: Snapshot) -> Prepared | None:
         """What `request` comes to; None: the readable path has to see to it."""
-        path = match_path(request.path)
-        if path is None or path != request.path or (request.length or 0) > self.plan.spec.limits.body:
+        path = request.path
+        if not is_plain(path) and match_path(path) != path:
             return None
+        if request.length is not None and request.length > self.plan.spec.limits.body:
+            return None
+        path = NormalPath(path)
         name = snapshot.table.simply(self.plan.name, request.method, request.host, path)
         if name is None:
             match = snapshot.table.match(
