@@ -1,10 +1,10 @@
 """The relay in the lane: what `relay.py` promises of a flow, by callbacks instead of tasks.
 
 Theory of operation. An *end* is one of the two sockets, with the way of the bytes that come from it. While all is well
-both are registered for reading; readable means one recv and one send, and nothing of the registration changes. What the
-other side has no room for is *held* (at most one read, or one pipe): then the end is not read on, and the other one is
-watched until it has room. A direction that proves bulky moves by splice(2), and holds its pipe only while the sink is
-full.
+both are registered for reading; readable means one recv and one send (and a shutdown, where the end of stream has come
+too: both then leave in one packet), and nothing of the registration changes. What the other side has no room for is
+*held* (at most one read, or one pipe): then the end is not read on, and the other one is watched until it has room. A
+direction that proves bulky moves by splice(2), and holds its pipe only while the sink is full.
 
 An end that nothing is wanted of leaves the epoll set altogether: a hang-up is reported whatever one asks for, and would
 come again and again. So an end that is held back, or has ended, is found broken when it is next used, as in `relay.py`.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -35,6 +36,8 @@ from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
 from tcpgate.net.relay import BULKY_AFTER, BULKY_READ, GOODBYE, MEAGRE, which_time
 from tcpgate.net.stream import READ_SIZE
 
+_ENDED = select.EPOLLRDHUP
+"""Told with READ: the end of stream is here, right behind what there is to read."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 
 
@@ -56,12 +59,10 @@ def reset(sock: socket.SocketType) -> None:
 class LaneRelay:
     """Bytes both ways between two sockets, until both have ended or one of them is gone."""
 
-    # fmt: off
     __slots__ = (
         "_deadline", "_goodbye", "_idle", "_verdict", "client", "due", "endpoint", "first_eof", "lane",
         "last", "over", "owner", "pipes",
-    )
-    # fmt: on
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -179,12 +180,10 @@ class LaneRelay:
 class _End:
     """One of the two sockets, and the way of the bytes that come from it to the other one."""
 
-    # fmt: off
     __slots__ = (
         "_held", "_pipe", "_recv", "_relay", "_send", "_splices", "_streak", "events", "fd", "moved", "other", "side",
         "sock",
-    )
-    # fmt: on
+    )  # fmt: skip
 
     other: _End
 
@@ -224,7 +223,7 @@ class _End:
         if self._streak >= BULKY_AFTER:
             self._move()
         else:
-            self._copy()
+            self._copy(ends=bool(ready & _ENDED))
 
     def on_fault(self, exc: Exception) -> None:
         """A bug in `on_ready`."""
@@ -234,19 +233,19 @@ class _End:
         """Have the lane tell of these events from now on."""
         if events == self.events:
             return
-        lane = self._relay.lane
+        lane, told = self._relay.lane, events | _ENDED if events & READ else events
         if not events:
             lane.remove(self.fd)
         elif self.events:
-            lane.change(self.fd, events)
+            lane.change(self.fd, told)
         else:
-            lane.add(self.fd, self.on_ready, events)
+            lane.add(self.fd, self.on_ready, told)
         self.events = events
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 
-    def _copy(self) -> None:
-        """Move what is here, up to one read."""
+    def _copy(self, *, ends: bool = False) -> None:
+        """Move what is here, up to one read. `ends`: its end of stream is here, too, and goes on in the same packet."""
         relay = self._relay
         try:
             data = self._recv(READ_SIZE)
@@ -259,8 +258,9 @@ class _End:
         if not size:
             relay.ended(self)
             return
+        more = socket.MSG_MORE if ends and size < READ_SIZE else 0
         try:
-            sent = self.other._send(data)
+            sent = self.other._send(data, more)
         except BlockingIOError:
             sent = 0
         except OSError as exc:
@@ -271,6 +271,8 @@ class _End:
         if sent != size:
             self._held = memoryview(data)[sent:]
             self._hold()
+        elif more:
+            self._copy()
         if size >= BULKY_READ:
             self._streak += size if self._splices else 0
         elif self._streak:

@@ -119,11 +119,12 @@ class LaneFlow:
         """Go on to another endpoint, or say why there is none."""
         key = hash64(self._client().encode()) if self._target.upstream.keyed else 0
         try:
-            endpoint = next_endpoint(self._target, key, self._attempts, self._failure)
+            now = self._lane.clock()
+            endpoint = next_endpoint(self._target, key, self._attempts, self._failure, now)
         except GateError as exc:
             self._end(exc.side, exc.reason, exc.detail)
             return
-        self._began = self._lane.clock()
+        self._began = now
         self._target.begin(endpoint)
         self._endpoint = endpoint
         targets = self._plane.resolver.known(endpoint.address)
@@ -250,7 +251,7 @@ class LaneFlow:
         plane, plan = self._plane, self._plan
         bytes_in, bytes_out = relay.client.moved, relay.endpoint.moved
         line = plain.render_flow(
-            plain.stamp_of(plane.wall()),
+            plane.stamp(),
             plane.new_id(),
             plan.name,
             upstream,

@@ -180,7 +180,7 @@ async def _connect_and_relay(
 ) -> None:
     """Try endpoints until one connects, then relay over it. Raises the last attempt's error, or Refused."""
     while True:
-        endpoint = next_endpoint(service.upstream, key, story.attempts, story.failure)
+        endpoint = next_endpoint(service.upstream, key, story.attempts, story.failure, trio.current_time())
         with _in_flight(service.upstream, endpoint):
             upstream = await _attempt(service, endpoint, story)
             if upstream is None:
@@ -203,12 +203,12 @@ async def _connect_and_relay(
 
 
 def next_endpoint(
-    upstream: FlowUpstream[E], key: int, attempts: Sequence[FlowAttempt], failure: UpstreamError | None
+    upstream: FlowUpstream[E], key: int, attempts: Sequence[FlowAttempt], failure: UpstreamError | None, now: float
 ) -> E:
     """Another endpoint than those that were tried; raises the last `failure` if there is none, or no attempt left."""
     if len(attempts) < upstream.retry.attempts:
         tried = {attempt.endpoint for attempt in attempts} if attempts else ()
-        endpoint = upstream.pick(key, tried, trio.current_time())
+        endpoint = upstream.pick(key, tried, now)
         if endpoint is not None:
             return endpoint
     raise failure or Refused(Reason.NO_ENDPOINT, upstream.why_none())

@@ -155,7 +155,9 @@ class EndpointRuntime:
         if seconds is not None:
             histogram.observe(page, block + FIRST_BYTE, seconds)
             self.latency.observe(seconds, now)
-        self._send(self.live.good(now))
+        live = self.live
+        if live.connect_failures or live.bad_answers:
+            self._send(live.good(now))
 
     def exchanged(self, status: int, seconds: float, bytes_in: int, bytes_out: int, now: float) -> None:
         """An attempt is over, with an answer of `status` that began `seconds` after the request and came whole.

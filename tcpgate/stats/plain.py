@@ -8,6 +8,8 @@ makes of the equal `AccessRecord`, always: a test holds the two together. Pure.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import attrs
 
 from tcpgate.errors import Reason, Side
@@ -100,18 +102,27 @@ def render_flow(
     generation: int,
 ) -> bytes | None:
     """The line of a tcp flow that went well at the first attempt; None as in `render`. Times in seconds."""
+    attempt, answer = _flow_parts(listener, upstream, endpoint, answered_by)
     took = f'"connect":{connect:.6f},' if connect else ""
     line = (
-        f'{stamp}{quote(id_)},"trace":"","listener":{quote(listener)},"route":"","upstream":{quote(upstream)},'
-        f'"endpoint":{quote(endpoint)},"attempts":[{{"endpoint":{quote(endpoint)},"reason":"ok",'
-        f'"ms":{connect * 1000:.3f}}}],"client":{quote(client)},"peer":{quote(peer)},"tls":"","method":"","host":"",'
-        f'"path":"","proto":"tcp","status":0,"answered_by":{quote(answered_by)},"reason":"ok",'
-        f'"rule":{quote("listeners." + listener)},"detail":"","t":{{{took}"total":{total:.6f}}},'
+        f'{stamp}{quote(id_)},{attempt}{connect * 1000:.3f}}}],"client":{quote(client)},"peer":{quote(peer)},{answer}'
+        f'{took}"total":{total:.6f}}},'
         f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
     )
     if is_too_much(line):
         return None
     return line.encode("ascii")
+
+
+@lru_cache(4096)
+def _flow_parts(listener: str, upstream: str, endpoint: str, answered_by: Side) -> tuple[str, str]:
+    """What is the same for all flows to an endpoint: up to the attempt's time, and from the peer to the phases."""
+    return (
+        f'"trace":"","listener":{quote(listener)},"route":"","upstream":{quote(upstream)},"endpoint":{quote(endpoint)},'
+        f'"attempts":[{{"endpoint":{quote(endpoint)},"reason":"ok","ms":',
+        f'"tls":"","method":"","host":"","path":"","proto":"tcp","status":0,"answered_by":{quote(answered_by)},'
+        f'"reason":"ok","rule":{quote("listeners." + listener)},"detail":"","t":{{',
+    )
 
 
 def _times(head: float, connect: float, first_byte: float, body: float) -> str:
