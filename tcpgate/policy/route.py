@@ -104,11 +104,11 @@ class RouteTable:
     def simply(self, listener: str, method: bytes, host: bytes, path: NormalPath) -> str | None:
         """The route's name, if host, method and the path's first segments decide it, as in most tables; None: `match`.
 
-        Only for a path with one reading. As cheap as one look-up for hosts and paths that come again.
+        Only for a path that `is_plain`, which has one reading. As cheap as one look-up for what comes again.
         """
         index = self._indexes[listener]
         depth = index.simple_depth
-        if depth is None or path in index.exact_paths or not is_single(path):
+        if depth is None or path in index.exact_paths:
             return None
         key = (listener, method, host, first_segments(path, depth))
         name = self._simple.get(key)

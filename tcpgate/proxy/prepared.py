@@ -101,13 +101,15 @@ class HttpListener:
 
     def prepare(self, request: ExpressRequest, snapshot: Snapshot) -> Prepared | None:
         """What `request` comes to; None: the readable path has to see to it."""
-        path = request.path
-        if not is_plain(path) and match_path(path) != path:
+        path = NormalPath(request.path)
+        plain_path = is_plain(path)
+        if not plain_path and match_path(path) != path:
             return None
         if request.length is not None and request.length > self.plan.spec.limits.body:
             return None
-        path = NormalPath(path)
-        name = snapshot.table.simply(self.plan.name, request.method, request.host, path)
+        name = None
+        if plain_path:
+            name = snapshot.table.simply(self.plan.name, request.method, request.host, path)
         if name is None:
             match = snapshot.table.match(
                 self.plan.name, request.method, request.host, path, _HeadFields(request), request.query
