@@ -66,7 +66,7 @@ test: $(TESTS) ## The fast tests
 	@$(PYTEST) -n 2
 
 slow: $(TESTS) ## The tests that take more than two seconds each
-	@$(PYTEST) -m slow || [ $$? = 5 ] # 5: there is none now
+	@$(PYTEST) -n 2 -m slow || [ $$? = 5 ] # 5: there is none now
 
 lint: $(TESTS) ## ruff, mypy --strict, flake8-async, taplo
 	@echo "lint: ruff check" && $(BIN)/ruff check --quiet $(CODE)

@@ -42,6 +42,7 @@ async def test_the_gateway_keeps_every_must_of_a_group(group: str, tmp_path: Pat
     assert not found, "\n".join(found)
 
 
+@pytest.mark.slow
 async def test_the_cut_of_the_clients_writes_changes_no_verdict(tmp_path: Path, nursery: trio.Nursery) -> None:
     short = [case for case in CASES if len(case.raw) < 400]
     found = await wrongs(tmp_path, nursery, short, 7)

@@ -69,18 +69,20 @@ TEXTS = (
     *("id", "listener", "route", "upstream", "endpoint", "client", "peer", "tls", "method", "host", "path", "rule"),
 )
 ANY_TEXT = st.text(st.characters(), max_size=40)  # surrogates and control characters too
+# With which no reader has trouble. But for the quote it needs no escape.
+TAME_TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126, exclude_characters="\\"), max_size=40)
 SECONDS = st.one_of(st.just(0.0), st.floats(0, 1e6))
 COUNTS = st.integers(0, 2**63 - 1)
 
 
-def records() -> st.SearchStrategy[AccessRecord]:
+def records(texts: st.SearchStrategy[str] = ANY_TEXT) -> st.SearchStrategy[AccessRecord]:
     """Exchanges that went well, whatever their texts and figures."""
-    long = st.builds(lambda text, times: text * times, ANY_TEXT, st.integers(1, 200))
+    long = st.builds(lambda text, times: text * times, texts, st.integers(1, 200))
     phases = st.builds(Phases, head=SECONDS, connect=SECONDS, first_byte=SECONDS, body=SECONDS, total=SECONDS)
     make: Callable[..., AccessRecord] = a_record
     return st.builds(
         make,
-        **{name: long if name in ("path", "host") else ANY_TEXT for name in TEXTS},
+        **{name: long if name in ("path", "host") else texts for name in TEXTS},
         ts=st.floats(0, 1e10),
         status=st.integers(100, 999),
         t=phases,
@@ -99,12 +101,7 @@ def test_the_plain_line_is_the_records_own_or_none(r: AccessRecord) -> None:
     assert plainly(r) in (record.render(r), None)
 
 
-def fits(text: str) -> bool:
-    """Whether no reader has trouble with it, and it needs no escape."""
-    return text.isascii() and text.isprintable() and "\\" not in text
-
-
-@given(r=records().filter(lambda r: all(fits(getattr(r, name)) for name in TEXTS)))
+@given(r=records(TAME_TEXT))
 @example(r=a_record(host='"quoted"'))
 def test_only_what_has_to_be_cut_is_left_to_the_record(r: AccessRecord) -> None:
     uncut = len(record.render(attrs.evolve(r, path="", host=""))) + len(r.path) + len(r.host)
