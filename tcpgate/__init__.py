@@ -10,24 +10,38 @@ Rooms, in the order in which they may import one another:
     units     "250ms", "64KiB", "10.0.0.0/8", "host:port"
     stats     counters on the shared page, access records, the event journal          pure
     config    the TOML as classes; load, check, diff                                  pure but for reading files
-    codec     HTTP/1: the strict grammar, h11 under it, hop-by-hop, Forwarded         pure
+    codec     HTTP/1: the strict grammar, h11 under it, the express codec beside it   pure
     policy    routes, balancers, health, retry, pace: every decision                  pure, `now` goes in
     filters   what a route does to a request before it goes on                        pure
     state     Snapshot (one generation, frozen) and Runtime (what outlives it)        pure
-    net       sockets: streams, listen, dial, resolve, relay                          Trio
+    net       sockets: streams, listen, dial, resolve, relay; the lane                Trio
     proxy     the data plane, in workers                                              Trio
     control   reload, probes, the admin API, in the supervisor                        Trio
     kinds     every pluggable kind by name
     process   supervisor, workers, the link between them, systemd, signals, logs      Trio
     cli       what people type
 
-The life of a request: `proxy/serve.py` accepts; `proxy/http.py` reads head after head; `proxy/exchange.py` routes,
-filters, picks and tries; `proxy/attempt.py` talks to one endpoint; `exchange.end` closes the books. Read
-`proxy/exchange.py` first.
+The life of a request takes one of two paths, which answer, count and log alike.
+
+    readable path   a Trio task per connection. `proxy/serve.py` accepts; `proxy/http.py` reads head after head;
+                    `proxy/exchange.py` routes, filters, picks and tries; `proxy/attempt.py` talks to one endpoint;
+                    `exchange.end` closes the books. It can do everything.
+    lane            no task: plain callbacks on one epoll set per worker (`net/lane.py`). `proxy/ride.py` is the
+                    connection; `proxy/asking.py` reads a plain head (`codec/express.py`), looks up what it comes to
+                    (`proxy/prepared.py`), picks and asks; `proxy/express.py` passes the answer on,
+                    `proxy/outflow.py` the rest of a long one; `proxy/express_end.py` closes the books.
+
+A connection begins in the lane. What the lane cannot do at once it hands over to the readable path, from exactly where
+it is (`proxy/begun.py`), and gets the connection back after that exchange. A flow, of a tcp listener, is
+`proxy/lane_flow.py` over `net/lane_relay.py`; in a task it is `proxy/flow.py` over `net/relay.py`. With `[gateway]
+lane = false` all of them have tasks. Read `proxy/exchange.py` first, then `net/lane.py` and `proxy/ride.py`.
 
 The words: a *downstream* connection comes from a client; an *upstream* is a named group of *endpoints*; a *route*
 leads a request through *filters* to an upstream; an *exchange* is one request and its response, an *attempt* one try
 of it at an endpoint; a *pool* holds idle connections; a *tunnel* is an upgraded connection, a *flow* a tcp one; a
 *generation* is one config that serves, a *snapshot* its compiled form; a *probe* asks an endpoint for its health; to
-*eject* is to take it out for what live traffic says, to *drain* to let it finish.
+*eject* is to take it out for what live traffic says, to *drain* to let it finish. What has descriptors in the lane
+*rides* there and is a *rider*; a *plain* head or exchange is one that the lane does; to *hand over* is to give an
+exchange that is not to a task, with everything that was done of it; the *sweep* is the lane's look at time limits,
+every 250 ms.
 """

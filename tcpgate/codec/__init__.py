@@ -4,4 +4,7 @@ In import order: `syntax` (token, list, quoted-string), `events` (what is said),
 `target` (request-target and Host), `grammar` (THE strict head), `chunked` (chunk framing and trailers), `inbox` (bytes
 not yet understood), `machine` (h11 as the second opinion), `http1` (one codec per connection). Beside them: `forwarded`
 (who the client is), `hop` (what goes on to the next hop), `reply` (the gateway's own answers).
+
+For the lane, and over all of these: `memo` (what was found before, bounded), `lines` (what one field line comes to),
+`forms` (heads that differ in a value or two), `express` (a plain head at a few look-ups' cost, or no verdict at all).
 """

@@ -7,5 +7,12 @@
     pipes     splice(2): bytes from socket to socket inside the kernel
     relay     both ways between two streams until both have ended
 
+By callbacks instead of tasks:
+
+    lane        one epoll set per worker, and the sweep that looks at time limits
+    accept      listening sockets in the lane
+    connect     what `dial` does
+    lane_relay  what `relay` does
+
 It imports no policy and no state: what it needs to know (deadlines, how slow a client may be) comes as arguments.
 """

@@ -1,1 +1,14 @@
-"""A connection's life in a worker: accept, parse, route, pick, relay, log. Runs on Trio; never imports control."""
+"""A connection's life in a worker: accept, parse, route, pick, relay, log. Runs on Trio; never imports control.
+
+    plane       what all of it shares in one worker; pool: idle connections to endpoints; account, answer, heads: books,
+                the gateway's own answers, the heads that leave, for both paths
+    serve       listeners: who accepts, and who is open
+
+The readable path, a task per connection: `http` (head after head), `exchange` (one of them), `attempt` (one try),
+`body`, `ask` (a filter's own request), `tunnel` (after a 101); `flow` and `tcp` for tcp listeners.
+
+The lane: `rider` (what a listener and a connection ask of one another), `ride` (a client's connection), `asking` (the
+request), `express` (the answer), `outflow` (the rest of a long one), `express_end` (the books); `prepared` (what a head
+comes to at one listener), `careful` (filters and trusted proxies), `begun` (what is handed over with an exchange);
+`lane_flow` for tcp listeners.
+"""
