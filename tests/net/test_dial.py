@@ -49,12 +49,12 @@ async def test_a_connection_carries_bytes_without_delay_and_knows_its_peer(loopb
     listener = loopback.listener()
     address = "{}:{}".format(*listener.getsockname())
     stream = await dial(address, deadline=soon())
-    loopback.stack.callback(stream.close)
     peer = loopback.own(listener.accept()[0])
     await stream.send_all(b"hello")
     assert peer.recv(5) == b"hello"
     assert (stream.side, stream.peer) == (Side.UPSTREAM, address)
     assert stream.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    stream.close()
 
 
 async def test_a_unix_socket_is_dialled_by_its_path(loopback: Loopback, tmp_path: Path) -> None:
