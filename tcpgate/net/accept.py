@@ -66,17 +66,21 @@ class Acceptor:
         self._port = port_of(listener.getsockname())
         self._has_waited = False
         """It has left the connection that waits to others, for long enough."""
-        self._scope = trio.CancelScope()
-        """Of its pauses."""
+        self._scope: trio.CancelScope | None = None
+        """Of the task that brings it into the lane, now or after a pause."""
+        self._stopped = False
 
     def begin(self) -> None:
         """Accept from now on, or from the owner's next task step: another one may have to leave this socket first."""
-        self._rest(0)
+        self._return_after(0)
 
     def stop(self) -> None:
         """Accept no more. Idempotent. The socket may be closed after this, and has lost no connection."""
-        self._scope.cancel()
-        self._lane.remove(self._fd)
+        if not self._stopped:  # later the number may be another socket's
+            self._stopped = True
+            if self._scope is not None:
+                self._scope.cancel()
+            self._lane.remove(self._fd)
 
     # -- what the lane calls ----------------------------------------------------------------------------------------
 
@@ -116,19 +120,22 @@ class Acceptor:
     def _rest(self, seconds: float) -> None:
         """Leave the lane, and come back."""
         self._lane.remove(self._fd)
-        self._owner.start(partial(self._come_back, seconds))
+        self._return_after(seconds)
 
-    async def _come_back(self, seconds: float) -> None:
-        with self._scope:
+    def _return_after(self, seconds: float) -> None:
+        self._scope = trio.CancelScope()
+        self._owner.start(partial(self._return, seconds, self._scope))
+
+    async def _return(self, seconds: float, scope: trio.CancelScope) -> None:
+        with scope:
             await trio.sleep(seconds)
-        if self._scope.cancel_called:
+        if self._stopped:
             return
-        self._scope = trio.CancelScope()  # one serves once
         try:
             self._lane.add(self._fd, self.on_ready)
         except OSError as exc:  # the user's allowance of epoll watches
             self._owner.cannot_accept(exc)
-            self._rest(PAUSE)
+            self._return_after(PAUSE)
 
 
 async def _fail(exc: Exception) -> NoReturn:
