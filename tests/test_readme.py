@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import attrs
+
+from tcpgate import cli
 from tcpgate.cli import main
+from tcpgate.config import schema
 from tcpgate.config.load import load
 from tcpgate.errors import REASONS
 from tcpgate.stats.record import ACCESS_FIELDS
+from tests.bench.__main__ import chosen, parser
+from tests.bench.peers import rivals
+from tests.bench.rows import ROWS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,7 +43,7 @@ def test_every_command_is_told_and_every_one_told_exists() -> None:
     table = section("Operating").split("Endpoints are named")[0]
     told = {word for cell in re.findall(r"^\| (`tcpgate .*?) \|", table, re.MULTILINE) for word in words(cell)}
     assert told == set(main.commands)
-    anywhere = set(re.findall(r"^    (?:\.venv/bin/)?tcpgate (\w+)", README, re.MULTILINE))
+    anywhere = set(re.findall(r"^    (?:\$ |\.venv/bin/)?tcpgate ([a-z]\w*)", README, re.MULTILINE))
     assert anywhere <= set(main.commands)
 
 
@@ -49,6 +57,33 @@ def test_every_make_target_that_is_told_exists() -> None:
     told = set(re.findall(r"(?:^    |`|; |=\d+ )make ([a-z-]+)", README, re.MULTILINE))
     assert told >= {"run", "test", "install", "drills-quick"}
     assert told <= there
+
+
+def test_what_the_benchmark_is_asked_for_it_can_do() -> None:
+    asked = [parser().parse_args(shlex.split(text)) for text in re.findall(r'make bench BENCH="(.*?)"', README)]
+    assert any(options.markdown for options in asked)
+    peers = {"tcpgate": None, **{peer.name: peer for peer in rivals()}}
+    for options in asked:
+        assert chosen(options.rows, {row.name: row for row in ROWS}, "row")
+        assert chosen(options.peers, peers, "peer")
+    assert "\n#### The table\n" in section("What a request costs")
+
+
+def test_every_key_of_the_process_that_is_told_exists() -> None:
+    told = set(re.findall(r"`(gateway|admin|log)\.(?!toml)(\w+)`", README))
+    assert len(told) > 5
+    tables = {"gateway": schema.Gateway, "admin": schema.Admin, "log": schema.Log}
+    keys = {(table, field.name) for table, cls in tables.items() for field in attrs.fields(cls)}
+    assert told <= keys
+    assert "`lane = false` under `[gateway]`" in README
+    assert ("gateway", "lane") in keys
+
+
+def test_the_tables_that_commands_print_have_these_columns() -> None:
+    headers = re.findall(r"^    ([A-Z][A-Z ]+)$", section("What a request costs"), re.MULTILINE)
+    assert len(headers) == 3
+    there = set(re.findall(r'"(\w+)"', Path(cli.__file__).read_text()))
+    assert {name.lower().replace(" ", "_") for line in headers for name in re.split(r" {2,}", line)} <= there
 
 
 def test_every_file_and_every_heading_that_is_told_exists() -> None:
