@@ -6,6 +6,11 @@ every 2 s where the proxy can (nginx cannot); no limit that the load would meet;
 
 What is batched by a proxy's own default or by a setting of one line is batched: nginx writes its log through a buffer
 (as Envoy and tcpgate do by themselves; HAProxy and Caddy have no such setting).
+
+How a proxy buffers is left at its default. nginx's puts what the client has not taken yet of a long answer into a file
+(`proxy_max_temp_file_size` is 1 GiB), and in the row of 1 GiB that costs it, depending on how far the client falls
+behind: 860 to 1670 ms of CPU per GB were seen, and 620 to 950 with that set to 0. A reader of that row who has it set
+to 0 must hold tcpgate against the latter.
 """
 
 from __future__ import annotations
@@ -156,7 +161,7 @@ log_format line escape=json '{{"time":"$time_iso8601","id":"$request_id","client
 '"method":"$request_method","target":"$request_uri","status":$status,"bytes":$bytes_sent,"seconds":$request_time,"endpoint":"$upstream_addr",'
 '"upstream_seconds":"$upstream_response_time","agent":"$http_user_agent"}}';
 access_log {folder}/access.log line {log};
-client_max_body_size 0; proxy_max_temp_file_size 0;
+client_max_body_size 0;
 upstream web {{ {servers} keepalive 128; keepalive_requests 1000000000; }}
 server {{ listen 127.0.0.1:{ports.http} backlog=4096; location / {{ proxy_pass http://web; proxy_http_version 1.1;
 proxy_set_header Connection ""; proxy_set_header Host $http_host;
