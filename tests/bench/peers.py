@@ -9,8 +9,8 @@ What is batched by a proxy's own default or by a setting of one line is batched:
 
 How a proxy buffers is left at its default. nginx's puts what the client has not taken yet of a long answer into a file
 (`proxy_max_temp_file_size` is 1 GiB), and in the row of 1 GiB that costs it, depending on how far the client falls
-behind: medians of 910 to 1410 ms of CPU per GB were seen on a busy machine, and of 690 to 840 with that set to 0 (single
-transfers: 850 to 2580, and 640 to 1140). A reader of that row who has it set to 0 must hold tcpgate against the latter.
+behind: medians of 910 to 1410 ms of CPU per GB were seen on a busy machine, and of 690 to 950 with that set to 0
+(single transfers: 850 to 2580, and 640 to 1140). Who has it set to 0 must hold tcpgate against the latter.
 """
 
 from __future__ import annotations
