@@ -17,8 +17,8 @@ from tcpgate.config import schema
 from tcpgate.policy.health import EndpointState
 from tcpgate.policy.spread import Spread
 from tcpgate.state.messages import EndpointStatus, Observed
-from tcpgate.state.runtime import EndpointRuntime, Meter, Runtime
-from tcpgate.stats.page import OFFSETS, Layout, SharedPage, size_of
+from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, GOOD, EndpointRuntime, Meter, Runtime
+from tcpgate.stats.page import FIELDS, OFFSETS, Layout, SharedPage, size_of
 from tcpgate.units import Seconds
 
 PAGES = 3
@@ -290,6 +290,42 @@ def test_what_is_in_flight_is_summed_over_all_workers(bench: Bench) -> None:
     other[endpoint.block + fields["active"]] -= 2
     other[endpoint.block + fields["connections"]] -= 5
     assert endpoint.active() == before
+
+
+@pytest.mark.parametrize("status", [200, 404, 500, 503])
+def test_an_exchange_in_one_call_leaves_what_its_parts_leave(bench: Bench, status: int) -> None:
+    bench.apply({"u": upstream(A, B, health=PROBED, passive=schema.Passive(bad_answers=2))})
+    whole, parts = bench.endpoint(A), bench.endpoint(B)
+    page, size = bench.shared.pages[1], len(FIELDS["endpoint"])
+
+    def counters(endpoint: EndpointRuntime) -> list[int]:
+        return [*page[endpoint.block : endpoint.block + size]]
+
+    before = counters(whole), counters(parts)  # other tests have counted on the same page
+    for now in 1.0, 2.0:
+        for endpoint in whole, parts:
+            endpoint.begin()
+            endpoint.answered_badly("planted", now)
+            endpoint.end()
+        whole.begin()
+        whole.exchanged(status, 0.25, 100, 20, now)
+        parts.begin()
+        parts.end()
+        parts.count(BYTES_IN, 100)
+        parts.count(BYTES_OUT, 20)
+        if status < 500:
+            parts.answered_well(0.25, now)
+        else:
+            parts.answered_badly(f"status {status}", now)
+    grown = [list(map(int.__sub__, counters(one), old)) for one, old in zip((whole, parts), before, strict=True)]
+    assert grown[0] == grown[1]
+    assert grown[0][BYTES_IN] == 200
+    assert grown[0][GOOD] == (2 if status < 500 else 0)
+    assert whole.latency.value(3.0) == parts.latency.value(3.0)
+    assert {one.endpoint for one in bench.reported} == {A, B}
+    assert [attrs.evolve(one, endpoint=B) for one in bench.reported if one.endpoint == A] == [
+        one for one in bench.reported if one.endpoint == B
+    ]
 
 
 # -- any chain of reloads -------------------------------------------------------------------------------------------
