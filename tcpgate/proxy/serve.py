@@ -158,7 +158,7 @@ class ListenerServer:
             return BATCH
         meter = self.plane.runtime.meter
         share = meter.shared.total(WORKER_CONNECTIONS, meter.processes) / workers
-        return math.floor(share + max(1.0, share / 8) - self.plane.page[WORKER_CONNECTIONS]) + 1
+        return math.floor(share + max(1.0, share / 16) - self.plane.page[WORKER_CONNECTIONS]) + 1
 
     def cannot_accept(self, exc: OSError) -> None:
         """Told every 100 ms while it lasts; people hear of it now and then, or the journal would hold nothing else."""
