@@ -115,6 +115,8 @@ class TestPlane:
         snapshot = self.plane.snapshot
         plan = attrs.evolve(snapshot.routes[route], filters=(("test", filter_),))
         self.plane.snapshot = attrs.evolve(snapshot, routes={**snapshot.routes, route: plan})
+        for server in self.servers.values():
+            server.snapshot = self.plane.snapshot
 
     async def record(self, count: int = 1, within: float = 30.0) -> AccessRecord:
         """The newest record, once there are `count` of them."""

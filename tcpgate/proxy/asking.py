@@ -62,6 +62,7 @@ class Asking(Ride):
     def take(self, data: bytes) -> None:
         """A next request begins with `data`."""
         self.data = data
+        self.snapshot = snapshot = self.host.snapshot
         end = data.find(b"\r\n\r\n") + 4
         request = None
         if end > 3:
@@ -69,9 +70,6 @@ class Asking(Ride):
         if request is None:
             self.hand_over(data)
             return
-        snapshot = self.plane.snapshot
-        if snapshot is not self.snapshot:
-            snapshot = self.follow()
         prepared: Prepared | None = request.note
         if prepared is None or prepared.snapshot() is not snapshot:
             prepared = self.shared.prepare(request, snapshot)
@@ -87,6 +85,9 @@ class Asking(Ride):
             body = data[end:whole]
         self.used, self.request, self.prepared = whole, request, prepared
         self.closes = self.is_leaving or not request.keep_alive
+        self.began = self.lane.clock()
+        if self.waits_since is not None:  # it began with its head
+            self.began, self.waits_since = self.waits_since, None
         if prepared.plan.filters or (request.vouched and self._peer_facts().is_trusted):
             self._ask_carefully(prepared, body)
         else:
@@ -95,10 +96,12 @@ class Asking(Ride):
 
     def _await_rest(self, data: bytes, prepared: Prepared) -> None:
         """A small body may be one read behind its head. A longer one, or one that is slow, is a task's."""
+        now = self.lane.clock()
+        if self.waits_since is None:
+            self.waits_since = now
+            self.deadline = min(self.deadline, now + SWEEP_EVERY)
         if prepared.length > SMALL_BODY:
             self.hand_over(data)
-        else:
-            self.deadline = min(self.deadline, self.lane.clock() + SWEEP_EVERY)
 
     # -- the request goes out ---------------------------------------------------------------------------------------
 
@@ -112,7 +115,6 @@ class Asking(Ride):
     def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
         """As `_ask`, by the longer way."""
         careful = self.careful = Careful(self._peer_facts(), prepared.plan, self.request)
-        self.began = self.lane.clock()
         if careful.ask_filters():
             self._ask(prepared, body, careful.view.client_text)
         else:
@@ -122,7 +124,7 @@ class Asking(Ride):
 
     def _ask(self, prepared: Prepared, body: bytes, client: str) -> None:
         """Pick an endpoint and send it the request."""
-        self.began = self.started = now = self.lane.clock()
+        self.started = now = self.lane.clock()
         self.is_fresh = False
         careful, request = self.careful, self.request
         upstream = self.shared.upstream(prepared.plan, request, client)

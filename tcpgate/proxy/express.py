@@ -266,7 +266,7 @@ class HttpRider(Asking):
         elif self.is_leaving:
             self.end_idle()
         else:  # it may be idle for long, and heads can be large
-            del self.request, self.prepared, self.answer
+            del self.request, self.prepared, self.answer, self.snapshot
             self.careful = None
 
     def cut(self, exc: GateError) -> None:

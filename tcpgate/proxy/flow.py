@@ -18,6 +18,7 @@ from tcpgate.net.relay import RelayOutcome
 from tcpgate.net.stream import Stream
 from tcpgate.policy.hashing import hash64
 from tcpgate.proxy.plane import Plane
+from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import FlowRecord, FlowService, serve_flow
 from tcpgate.state.runtime import (
     BYTES_IN,
@@ -39,16 +40,25 @@ class TcpConnection:
 
     is_long = True
 
-    def __init__(
-        self, plane: Plane, plan: ListenerPlan, stream: Stream, address: Address | None, upstream: UpstreamRuntime
-    ) -> None:
-        self.plane = plane
-        self.plan = plan
+    def __init__(self, host: Host, stream: Stream, address: Address | None, upstream: UpstreamRuntime) -> None:
+        self.host = host
+        self.plane = host.plane
+        self.plan = host.plan
         self.stream = stream
         self.client = str(address) if address is not None else "unix:"
         self._upstream = upstream  # held, so no reload can take it away
-        self._generation = plane.snapshot.generation
+        self._generation = host.plane.snapshot.generation
         self._scope = trio.CancelScope()
+
+    def begin(self) -> None:
+        """Start the flow's task."""
+        self.host.start(self._run)
+
+    async def _run(self) -> None:
+        try:
+            await self.run()
+        finally:
+            self.host.ended(self)
 
     def leave(self) -> None:
         """A flow has no moment at which nothing is under way, so it ends at its deadline only."""

@@ -52,7 +52,7 @@ class Ride(ABC):
     __slots__ = (
         "address", "began", "bytes_in", "client", "cut_at", "data", "deadline", "events", "fd", "host", "idle",
         "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides", "shared", "snapshot",
-        "sock", "state", "task",
+        "sock", "state", "task", "waits_since",
     )  # fmt: skip
 
     def __init__(
@@ -70,7 +70,7 @@ class Ride(ABC):
         """The listener as it was when the connection came."""
         self.shared = shared
         self.snapshot = snapshot
-        """The newest generation that has this listener: what its requests are looked up in."""
+        """What the exchange at hand is looked up in. Between two there is none: it would keep an old generation."""
         self.lane = self.plane.lane
         self.rides = self.snapshot.config.gateway.lane
         """The config has not switched the lane off."""
@@ -97,6 +97,8 @@ class Ride(ABC):
         """What came after `data`, while the exchange at hand was under way."""
         self.began = 0.0
         """When the exchange at hand began."""
+        self.waits_since: float | None = None
+        """When the head at hand came, if its body did not come with it."""
         self.bytes_in = 0
         """From the client, that no record has counted yet."""
         self.task: HttpConnection | None = None
@@ -173,11 +175,11 @@ class Ride(ABC):
         stream.give_back(b"", client_broke)
         task = self.task = HttpConnection(self.plane, self.plan, stream, self.address, self.snapshot, lane=self.rides)
         if data:
-            task.take_over(data, self.bytes_in, None if begun is None else self.began, begun)
+            task.take_over(data, self.bytes_in, self.waits_since if begun is None else self.began, begun)
         task.is_fresh = self.is_fresh
         task.is_leaving = self.is_leaving
         task.cut_by(self.cut_at)
-        self.bytes_in = 0
+        self.bytes_in, self.waits_since = 0, None
         try:
             self.host.start(partial(self._run, task))
         except RuntimeError:  # the listener has just been cancelled: its nursery takes no task any more
@@ -201,7 +203,7 @@ class Ride(ABC):
 
     def _come_back(self, leftover: bytes, task: HttpConnection) -> None:
         self.state, self.is_fresh = IDLE, False
-        self.is_leaving, self.snapshot = task.is_leaving, task.snapshot
+        self.is_leaving = task.is_leaving
         try:
             self._ride()
         except OSError as exc:  # the user's allowance of epoll watches
@@ -244,15 +246,6 @@ class Ride(ABC):
             self.take_next(self.data + data)
         else:
             self.gone()
-
-    def follow(self) -> Snapshot:
-        """The generation to go by: the newest that has this listener."""
-        newest = self.plane.snapshot
-        if newest is not self.snapshot:
-            plan = newest.listeners.get(self.plan.name)
-            if plan is not None and plan.spec.protocol == "http":
-                self.snapshot = newest
-        return self.snapshot
 
     def linger(self, now: float) -> None:
         """Our end of stream, then read and drop what still comes, for a while (RFC 9112 9.6)."""

@@ -9,11 +9,15 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from tcpgate.proxy.plane import Plane
-from tcpgate.state.snapshot import ListenerPlan
+from tcpgate.state.snapshot import ListenerPlan, Snapshot
 
 
 class Connection(Protocol):
     """What a listener asks of an open connection. All of it may be called after its end, and then does nothing."""
+
+    def begin(self) -> None:
+        """Serve it, as a task or in the lane. OSError: the lane has no room."""
+        ...
 
     def leave(self) -> None:
         """End as soon as nothing is under way."""
@@ -39,6 +43,11 @@ class Host(Protocol):
     @property
     def plane(self) -> Plane:
         """The worker's data plane."""
+        ...
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The newest generation that has this listener: a retired one still serves who came, by its last one."""
         ...
 
     @property

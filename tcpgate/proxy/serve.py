@@ -12,10 +12,10 @@ new one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
 
 import attrs
 import trio
@@ -43,6 +43,9 @@ from tcpgate.stats.record import AccessRecord
 
 ACCEPT_TOLD_EVERY = 30.0
 """Seconds between two events of a listener that cannot accept."""
+
+
+log = logging.getLogger("tcpgate.proxy.serve")
 
 
 @attrs.define(eq=False)
@@ -184,42 +187,43 @@ class ListenerServer:
             return
         page[plan.block + LISTENER_CONNECTIONS] += 1
         page[WORKER_CONNECTIONS] += 1
-        if self.upstream is not None:
-            self._begin_flow(sock, sockaddr, self.upstream)
-            return
-        assert self._http is not None
-        rider = HttpRider(self, self._http, self.snapshot, sock, sockaddr, port)
-        self._begin(rider)
+        connection: Connection | None = None
         try:
-            rider.begin()
-        except OSError as exc:  # the user's allowance of epoll watches
-            self.cannot_accept(exc)
-            rider.gone()
+            connection = self._connection(sock, sockaddr, port)
+            self.connections.add(connection)
+            if self._retire.is_set():
+                connection.leave()
+                connection.cut_by(trio.current_time() + self._drain)
+            connection.begin()
+        except Exception as exc:  # a bug, or the user's allowance of epoll watches, must cost one connection
+            if isinstance(exc, OSError):
+                self.cannot_accept(exc)
+            else:
+                log.exception("a connection could not begin: listener=%s", plan.name)
+            self._drop(connection, sock)
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    def _begin(self, connection: Connection) -> None:
-        self.connections.add(connection)
-        if self._retire.is_set():
-            connection.leave()
-            connection.cut_by(trio.current_time() + self._drain)
-
-    def _begin_flow(self, sock: socket.SocketType, sockaddr: SocketAddress, upstream: UpstreamRuntime) -> None:
+    def _connection(self, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None) -> Connection:
+        if self.upstream is None:
+            assert self._http is not None
+            return HttpRider(self, self._http, self.snapshot, sock, sockaddr, port)
         if self.snapshot.config.gateway.lane:
-            rider = LaneFlow(self, self.plane.lane, sock, sockaddr, upstream)
-            self._begin(rider)
-            rider.begin()
-            return
+            return LaneFlow(self, self.plane.lane, sock, sockaddr, self.upstream)
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
-        flow = TcpConnection(self.plane, self.plan, stream, number_of(sockaddr), upstream)
-        self._begin(flow)
-        self.start(partial(self._run_flow, flow))
+        return TcpConnection(self, stream, number_of(sockaddr), self.upstream)
 
-    async def _run_flow(self, flow: TcpConnection) -> None:
-        try:
-            await flow.run()
-        finally:
-            self.ended(flow)
+    def _drop(self, connection: Connection | None, sock: socket.SocketType) -> None:
+        """A connection that did not come to begin, or not wholly."""
+        if connection is not None:
+            connection.stop()
+        if connection is None or connection in self.connections:
+            self.connections.discard(connection)
+            page = self.plane.page
+            page[self.plan.block + LISTENER_CONNECTIONS] -= 1
+            page[WORKER_CONNECTIONS] -= 1
+            self._empty.set()
+        sock.close()
 
     # -- what its connections ask of it -----------------------------------------------------------------------------
 

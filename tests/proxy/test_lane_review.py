@@ -314,7 +314,6 @@ async def test_an_idle_connection_holds_nothing_of_its_last_exchange(tmp_path: P
             rider.plane,
             rider.plan,
             rider.shared,
-            rider.snapshot,
             rider.lane,
             rider.upstream,
             rider.endpoint,
@@ -330,6 +329,41 @@ async def test_an_idle_connection_holds_nothing_of_its_last_exchange(tmp_path: P
                 known.add(id(one))
                 held += [(part, f"{path} > {type(one).__name__}") for part in gc.get_referents(one)]
     assert found == []
+
+
+async def test_idle_connections_keep_no_generation_that_a_reload_has_replaced(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    text = config(await origin(nursery, always_ok))
+    async with serving(tmp_path, text) as plane, client(plane) as stream:
+        await stream.send_all(GET)
+        await until(stream, b"ok")
+        await settled(plane, connections=1)
+        old = weakref.ref(plane.plane.snapshot)
+        plane.apply(text.replace('path = "/"', 'path = "/"\ntimeout = "7s"'))
+        gc.collect()
+        assert old() is None
+        await stream.send_all(GET)
+        await until(stream, b"ok")
+
+
+async def test_a_bug_where_a_connection_begins_costs_that_connection(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, always_ok))) as plane:
+        with monkeypatch.context() as planted:
+            planted.setattr(HttpRider, "begin", no_room)
+            async with client(plane) as stream:
+                assert await rest(stream) == b""
+            planted.setattr("tcpgate.proxy.serve.HttpRider", lambda *_: 1 / 0)
+            async with client(plane) as stream:
+                assert await rest(stream) == b""
+        await settled(plane)
+        async with client(plane) as stream:
+            await stream.send_all(GET)
+            await until(stream, b"ok")
+        await settled(plane)
+        assert plane.counts("listener", "web")["accepted"] == 3
 
 
 # -- truth ----------------------------------------------------------------------------------------------------------
@@ -546,3 +580,17 @@ async def test_whatever_happens_in_whatever_state_happens_once(
         assert not plane.plane.lane.timed
     for sock in sockets:
         sock.close()
+
+
+@pytest.mark.parametrize("late", [0.1, 0.6], ids=["within a sweep", "later"])
+async def test_an_exchange_whose_body_comes_late_has_begun_with_its_head(
+    tmp_path: Path, nursery: trio.Nursery, late: float
+) -> None:
+    async with serving(tmp_path, config(await origin(nursery, always_ok))) as plane, client(plane) as stream:
+        await stream.send_all(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\n\r\n")
+        await trio.sleep(late)
+        await stream.send_all(b"body")
+        await until(stream, b"ok")
+        record = await plane.record()
+    assert record.reason == Reason.OK
+    assert record.t.total >= late
