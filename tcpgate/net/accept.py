@@ -139,4 +139,5 @@ class Acceptor:
 
 
 async def _fail(exc: Exception) -> NoReturn:
+    await trio.lowlevel.checkpoint()
     raise exc
