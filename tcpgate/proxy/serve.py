@@ -1,4 +1,4 @@
-"""A listener in a worker: its accept loops, its open connections, its end. Owner: the worker's root nursery.
+"""A listener in a worker: its acceptors, its open connections, its end. Owner: the worker's root nursery.
 
     run
     +-- one acceptor per bound address    in the lane; stopped by `retire`, or when a reload unbinds the address
