@@ -31,10 +31,12 @@ class Loopback:
         sock.setblocking(False)
         return sock
 
-    def free_port(self) -> int:
-        """A port that nobody listens on."""
-        with socket.create_server(("127.0.0.1", 0)) as sock:
-            return int(sock.getsockname()[1])
+    def refusing_port(self) -> int:
+        """A port that refuses, and that nobody else is given meanwhile: it is bound, but not listened on."""
+        sock = self.own(socket.socket())
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
 
     def pair(self, *, buffer: int = 0) -> tuple[socket.socket, socket.socket]:
         """Two ends of a TCP connection; `buffer` bounds what the kernel holds for either of them."""

@@ -141,7 +141,7 @@ async def test_nobody_there_is_a_refusal_and_an_impossible_path_unreachable(
     lane: Lane, loopback: Loopback, tmp_path: Path, where: str
 ) -> None:
     paths = {"path": f"{tmp_path}/none", "long path": "/" + "a" * 200}
-    target = at("127.0.0.1", loopback.free_port()) if where == "port" else Target(socket.AF_UNIX, paths[where])
+    target = at("127.0.0.1", loopback.refusing_port()) if where == "port" else Target(socket.AF_UNIX, paths[where])
     with no_descriptor_is_lost():
         error = (await connect(lane, (target,))).error
     assert isinstance(error, UpstreamError)
@@ -150,7 +150,7 @@ async def test_nobody_there_is_a_refusal_and_an_impossible_path_unreachable(
 
 
 async def test_a_refusal_is_told_as_a_dial_tells_it(lane: Lane, loopback: Loopback) -> None:
-    port = loopback.free_port()
+    port = loopback.refusing_port()
     error = (await connect(lane, (at("127.0.0.1", port),))).error
     assert error is not None
     assert error.detail == f"127.0.0.1:{port}: ECONNREFUSED"
@@ -224,7 +224,7 @@ async def test_an_event_that_was_meant_for_another_does_no_harm(lane: Lane, loop
 
 
 async def test_a_gateway_without_descriptors_says_that_it_is_its_own_fault(lane: Lane, loopback: Loopback) -> None:
-    targets = (target_of(loopback.listener()), at("127.0.0.1", loopback.free_port()))
+    targets = (target_of(loopback.listener()), at("127.0.0.1", loopback.refusing_port()))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -283,7 +283,7 @@ async def test_a_deaf_address_has_only_its_share_of_the_time(lane: Lane, loopbac
 
 
 async def test_when_every_address_fails_all_of_them_are_told(lane: Lane, loopback: Loopback) -> None:
-    port = loopback.free_port()
+    port = loopback.refusing_port()
     with no_descriptor_is_lost():
         error = (await connect(lane, (at("127.0.0.2", port), at("127.0.0.3", port)))).error
     assert isinstance(error, UpstreamError)

@@ -68,8 +68,9 @@ async def test_a_unix_socket_is_dialled_by_its_path(loopback: Loopback, tmp_path
 
 
 async def test_a_closed_port_refuses(loopback: Loopback) -> None:
+    port = loopback.refusing_port()
     with no_descriptor_is_lost(), pytest.raises(UpstreamError) as caught:
-        await dial(f"127.0.0.1:{loopback.free_port()}", deadline=soon())
+        await dial(f"127.0.0.1:{port}", deadline=soon())
     assert (caught.value.reason, caught.value.retry) == (Reason.CONNECT_REFUSED, Retry.IF_UNSENT)
     assert caught.value.detail.endswith(": ECONNREFUSED")
     assert isinstance(caught.value.__cause__, OSError)
@@ -194,7 +195,7 @@ async def test_a_deaf_address_has_only_its_share_of_the_time(loopback: Loopback)
 
 
 async def test_when_every_address_fails_all_of_them_are_told(loopback: Loopback) -> None:
-    port = loopback.free_port()
+    port = loopback.refusing_port()
     with no_descriptor_is_lost(), pytest.raises(UpstreamError) as caught:
         await dial(HostPort("db.test", port, numeric=False), deadline=soon(), resolver=named("127.0.0.2", "127.0.0.3"))
     assert caught.value.reason is Reason.CONNECT_REFUSED

@@ -139,11 +139,8 @@ async def stage(
 
 
 def refusing(loopback: Loopback) -> int:
-    """A port that refuses, and that nobody else is given meanwhile: it is bound, but not listened on."""
-    sock = loopback.own(socket.socket())
-    sock.bind(("127.0.0.1", 0))
-    port: int = sock.getsockname()[1]
-    return port
+    """A port that refuses."""
+    return loopback.refusing_port()
 
 
 def deaf(loopback: Loopback) -> int:

@@ -103,7 +103,7 @@ class Gate:
 
     def closed(self) -> FakeEndpoint:
         """An endpoint that refuses."""
-        return FakeEndpoint(f"127.0.0.1:{self.loopback.free_port()}")
+        return FakeEndpoint(f"127.0.0.1:{self.loopback.refusing_port()}")
 
     def deaf(self) -> FakeEndpoint:
         """An endpoint that never answers a SYN: its backlog is full."""
