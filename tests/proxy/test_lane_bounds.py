@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tcpgate.errors import Reason
+from tests.net.loopback import HELD
 from tests.plane import TestPlane, serving
 from tests.proxy.scripted import (
     GET,
@@ -37,10 +38,6 @@ SWEEP = 0.25
 SLACK = 3.0
 """How late a machine that is busy with other things may be on top of that (seconds)."""
 PIECE = bytes(1 << 18)
-HELD = (4 << 20) + sum(
-    2 * int(Path(f"/proc/sys/net/ipv4/{name}").read_text().split()[2]) for name in ("tcp_rmem", "tcp_wmem")
-)
-"""More than the kernel's buffers of both connections and a pipe hold, at their largest; hosts differ tenfold."""
 LONG = HELD + (24 << 20)
 
 

@@ -24,7 +24,7 @@ from tcpgate.net.resolve import Resolver
 from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.stats.record import AccessRecord
 from tcpgate.stats.totals import worker_figures
-from tests.net.loopback import Loopback
+from tests.net.loopback import HELD, Loopback
 from tests.net.rig import End
 from tests.plane import TestPlane, serving
 
@@ -405,7 +405,7 @@ async def test_a_slow_reader_holds_its_sender_back_and_then_gets_all_of_it(
     tmp_path: Path, loopback: Loopback, way: str, reader: str
 ) -> None:
     listener = loopback.listener()
-    data = random.Random(1).randbytes(40 * MIB + 5)
+    data = random.Random(1).randbytes(HELD + 8 * MIB + 5)
     async with stage(tmp_path, loopback, way, listener) as at:
         client, server = await at.pair(listener)
         slow, fast = (client, server) if reader == "client" else (server, client)

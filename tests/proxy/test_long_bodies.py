@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.net.loopback import HELD
 from tests.plane import serving
 from tests.proxy.scripted import GET, OK, client, config, head, origin, post, settled, until
 
@@ -16,6 +17,7 @@ SIZE = 200 << 20
 PIECE = bytes(1 << 18)
 ROOM = 8 << 20
 """What the whole process may need more at the peak: the pieces of the two ends, and a few reads' worth of ours."""
+LONG = HELD + (8 << 20)
 
 
 async def count(stream: trio.SocketStream, wanted: int) -> int:
@@ -83,7 +85,7 @@ async def test_a_client_that_does_not_read_holds_the_endpoint_back(tmp_path: Pat
             before = sent
             await trio.sleep(0.1)
             await wait_all_tasks_blocked(0.05)
-            assert sent < 40 << 20  # two hosts' socket buffers, no more
+            assert sent < HELD
 
 
 async def test_an_endpoint_that_does_not_read_holds_the_client_back(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -92,19 +94,19 @@ async def test_an_endpoint_that_does_not_read_holds_the_client_back(tmp_path: Pa
     async def slow(stream: trio.SocketStream) -> None:
         begun = (await head(stream)).partition(b"\r\n\r\n")[2]
         await go.wait()
-        await count(stream, (40 << 20) - len(begun))
+        await count(stream, LONG - len(begun))
         await stream.send_all(OK)
 
     sent = 0
     async with serving(tmp_path, config(await origin(nursery, slow))) as plane, client(plane) as stream:
-        await stream.send_all(post(40 << 20))
+        await stream.send_all(post(LONG))
         with trio.move_on_after(0.3):
             while True:
                 sent += await stream.socket.send(PIECE)
         (connection,) = plane.servers["web"].connections
         assert connection.buffered < 200_000  # type: ignore[attr-defined]
-        assert sent < 40 << 20
+        assert sent < LONG
         go.set()
-        while sent < 40 << 20:
-            sent += await stream.socket.send(PIECE[: (40 << 20) - sent])
+        while sent < LONG:
+            sent += await stream.socket.send(PIECE[: LONG - sent])
         assert (await until(stream, b"ok")).startswith(b"HTTP/1.1 200 ")
