@@ -26,7 +26,6 @@ from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.ride import ASKED, CONNECTING, Ride
 from tcpgate.proxy.rider import Host
 from tcpgate.state.runtime import BYTES_OUT, CONNECTS, EndpointRuntime, UpstreamRuntime
-from tcpgate.state.snapshot import Snapshot
 
 SMALL_BODY = 64 << 10
 """A request's body up to this long is waited for in the lane, for a sweep or two."""
@@ -41,15 +40,9 @@ class Asking(Ride):
     )  # fmt: skip
 
     def __init__(
-        self,
-        host: Host,
-        shared: HttpListener,
-        snapshot: Snapshot,
-        sock: socket.SocketType,
-        sockaddr: SocketAddress,
-        port: int | None,
+        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
     ) -> None:
-        super().__init__(host, shared, snapshot, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port)
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None

@@ -37,7 +37,6 @@ from tcpgate.proxy.plane import WORKER_LANE_FAULTS
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.ride import ASKED, AWAY, CONNECTING, FLOWING, GONE, IDLE, LINGERING
 from tcpgate.proxy.rider import Host
-from tcpgate.state.snapshot import Snapshot
 
 READ_AHEAD = 64 << 10
 """Bytes of next requests that are read before the exchange at hand is over."""
@@ -51,15 +50,9 @@ class HttpRider(Asking):
     __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "line", "status", "upstream_in")
 
     def __init__(
-        self,
-        host: Host,
-        shared: HttpListener,
-        snapshot: Snapshot,
-        sock: socket.SocketType,
-        sockaddr: SocketAddress,
-        port: int | None,
+        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
     ) -> None:
-        super().__init__(host, shared, snapshot, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port)
         self.flow: Outflow | None = None
         self.line: str | None = None
         """The part of access lines that is the same for the connection, once there was one."""

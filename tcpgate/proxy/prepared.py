@@ -17,6 +17,7 @@ import attrs
 from tcpgate.codec import forwarded
 from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
+from tcpgate.net.address import number_of
 from tcpgate.policy.path import NormalPath, is_plain, match_path
 from tcpgate.policy.route import Found
 from tcpgate.proxy.plane import Plane
@@ -27,8 +28,8 @@ from tcpgate.stats import plain
 from tcpgate.units import Address
 
 MAX_TARGETS = 4096
-"""How many are kept of what is rendered once: of access lines, a pair of route and endpoint; of forwarding fields, a
-client and the host it asks for. Beyond that they are all forgotten."""
+"""How many are kept of what is found or rendered once: clients; of access lines, a pair of route and endpoint; of
+forwarding fields, a client and the host it asks for. Beyond that they are all forgotten."""
 
 
 class _HeadFields:
@@ -91,6 +92,7 @@ class HttpListener:
         self.plan = plan
         limits = plan.spec.limits
         self.heads = RequestHeads(Limits(head=limits.head, headers=limits.headers, target=limits.target))
+        self._clients: dict[str, tuple[Address | None, str]] = {}
         self._forwarding: dict[tuple[Address | None, int | None, bytes], bytes] = {}
         self._targets: dict[tuple[RoutePlan, EndpointRuntime], plain.Target] = {}
 
@@ -134,6 +136,21 @@ class HttpListener:
     def key(self, rule: str, request: ExpressRequest, client: str) -> int:
         """What is hashed on."""
         return key_of(rule, client, None if rule == "source" else request.head())
+
+    def client_of(self, host: str) -> tuple[Address | None, str]:
+        """A client's address, and its text; `host`: as the kernel tells it, "" for a unix socket.
+
+        Clients that come once come again, and to parse an address is half an accept.
+        """
+        found = self._clients.get(host)
+        if found is None:
+            address = number_of((host, 0)) if host else None
+            address = None if address is None else forwarded.plain(address)
+            found = address, str(address or "unix")
+            if len(self._clients) >= MAX_TARGETS:
+                self._clients.clear()
+            self._clients[host] = found
+        return found
 
     def forwarding(self, address: Address | None, port: int | None, authority: bytes) -> bytes:
         """The forwarding fields of a peer that speaks for itself, as lines, with the beginning of X-Request-Id's."""

@@ -18,11 +18,10 @@ import logging
 import math
 import socket
 from abc import ABC, abstractmethod
-from functools import lru_cache, partial
+from functools import partial
 
-from tcpgate.codec import forwarded
 from tcpgate.errors import Side
-from tcpgate.net.address import SocketAddress, describe, number_of
+from tcpgate.net.address import SocketAddress, describe
 from tcpgate.net.lane import READ
 from tcpgate.net.stream import READ_SIZE, Stream
 from tcpgate.proxy.begun import Begun
@@ -30,20 +29,10 @@ from tcpgate.proxy.http import FRESH_GRACE, LINGER, LINGER_PAUSE, HttpConnection
 from tcpgate.proxy.plane import WORKER_LANE_HANDED
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.rider import Host
-from tcpgate.state.snapshot import Snapshot
-from tcpgate.units import Address
 
 IDLE, CONNECTING, ASKED, FLOWING, LINGERING, AWAY, GONE = range(7)
 
 log = logging.getLogger("tcpgate.proxy.ride")
-
-
-@lru_cache(4096)
-def _client_of(host: str) -> tuple[Address | None, str]:
-    """A client's address and its text. Clients that come once come again, and to parse an address is half an accept."""
-    address = number_of((host, 0)) if host else None
-    address = None if address is None else forwarded.plain(address)
-    return address, str(address or "unix")
 
 
 class Ride(ABC):
@@ -56,20 +45,14 @@ class Ride(ABC):
     )  # fmt: skip
 
     def __init__(
-        self,
-        host: Host,
-        shared: HttpListener,
-        snapshot: Snapshot,
-        sock: socket.SocketType,
-        sockaddr: SocketAddress,
-        port: int | None,
+        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
     ) -> None:
         self.host = host
         self.plane = host.plane
         self.plan = shared.plan
         """The listener as it was when the connection came."""
         self.shared = shared
-        self.snapshot = snapshot
+        self.snapshot = host.snapshot
         """What the exchange at hand is looked up in. Between two there is none: it would keep an old generation."""
         self.lane = self.plane.lane
         self.rides = self.snapshot.config.gateway.lane
@@ -81,8 +64,7 @@ class Ride(ABC):
         """Of the client's socket, that the lane tells."""
         self.port = port
         """Ours, that the client came to; None: a unix socket."""
-        host_text = sockaddr[0] if isinstance(sockaddr, tuple) else ""
-        self.address, self.client = _client_of(host_text)
+        self.address, self.client = shared.client_of(sockaddr[0] if isinstance(sockaddr, tuple) else "")
         self.peer = describe(sockaddr)
         self.state = IDLE
         self.is_fresh = True

@@ -207,7 +207,7 @@ class ListenerServer:
     def _connection(self, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None) -> Connection:
         if self.upstream is None:
             assert self._http is not None
-            return HttpRider(self, self._http, self.snapshot, sock, sockaddr, port)
+            return HttpRider(self, self._http, sock, sockaddr, port)
         if self.snapshot.config.gateway.lane:
             return LaneFlow(self, self.plane.lane, sock, sockaddr, self.upstream)
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
