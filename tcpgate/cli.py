@@ -377,12 +377,12 @@ def demo(config: str | None) -> None:
     """Start a gateway and three origins behind it. CONFIG takes the place of etc/quickstart.toml."""
     import trio
 
-    from tcpgate.demo import WHAT_TO_TRY, quickstart, serve_origins
+    from tcpgate.demo import quickstart, serve_origins, what_to_try
     from tcpgate.process.boot import run_gateway
 
     async def origins(nursery: trio.Nursery) -> None:
         await nursery.start(serve_origins)
-        click.echo(WHAT_TO_TRY.format(config=path), err=True)
+        click.echo(what_to_try(path, os.environ), err=True)
 
     path = Path(config) if config else quickstart()
     try:

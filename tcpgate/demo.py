@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
@@ -33,11 +33,11 @@ CHUNK = 64 << 10
 MAX_MS = 60_000
 MAX_BYTES = 10 << 30
 QUICKSTART = "quickstart.toml"
-WHAT_TO_TRY = """\
+_WHAT_TO_TRY = """\
 Three origins on 127.0.0.1:9001 to 9003, and a gateway in front of them from
 {config}. In another terminal:
 
-  curl -i http://127.0.0.1:8080/           who answered, and what it was sent
+  curl -i http://127.0.0.1:{port}/{pad}           who answered, and what it was sent
   curl -X POST http://127.0.0.1:9002/ill   make one fail its health checks
   .venv/bin/tcpgate upstreams --admin 127.0.0.1:9901   who is up, who is not
   .venv/bin/tcpgate events --admin 127.0.0.1:9901      what happened, and why
@@ -45,7 +45,12 @@ Three origins on 127.0.0.1:9001 to 9003, and a gateway in front of them from
 
 Ctrl-C stops it. Its log follows, one JSON object a line.
 """
-"""What the command line says once all of it runs; {config} is the config's path."""
+
+
+def what_to_try(config: Path, environ: Mapping[str, str]) -> str:
+    """What the command line says once all of it runs; the port is the one that etc/quickstart.toml reads too."""
+    port = environ.get("DEMO_PORT") or "8080"
+    return _WHAT_TO_TRY.format(config=config, port=port, pad=" " * (4 - len(port)))
 
 
 def quickstart() -> Path:

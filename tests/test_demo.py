@@ -14,6 +14,7 @@ import tomli
 import trio
 
 from tcpgate import demo
+from tcpgate.config.load import load
 
 
 @attrs.define
@@ -205,6 +206,14 @@ def test_the_quickstart_names_the_ports_of_the_demo() -> None:
     endpoints = config["upstreams"]["demo"]["endpoints"]
     addresses = [endpoint if isinstance(endpoint, str) else endpoint["address"] for endpoint in endpoints]
     assert addresses == [f"127.0.0.1:{port}" for port in demo.PORTS]
+
+
+@pytest.mark.parametrize(("environ", "port"), [({}, 8080), ({"DEMO_PORT": ""}, 8080), ({"DEMO_PORT": "18888"}, 18888)])
+def test_what_to_try_names_the_port_that_the_quickstart_listens_on(environ: dict[str, str], port: int) -> None:
+    path = demo.quickstart()
+    (bind,) = load(path, environ=environ, credentials=None).config.listeners["web"].bind
+    assert bind == f"127.0.0.1:{port}"
+    assert f"curl -i http://{bind}/ " in demo.what_to_try(path, environ)
 
 
 def test_the_quickstart_of_a_work_tree_is_its_own() -> None:
