@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.export import HIDDEN, Json, plain, span_text
 
 NEEDS_RESTART = frozenset({"gateway.state_dir", "admin.bind", "admin.token"})
@@ -199,7 +199,7 @@ def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[Change]:
         before, after, key = getattr(old, field.name), getattr(new, field.name), prefix + field.name
         if before == after:
             continue
-        nested = attrs.has(type(after)) and type(before) is type(after) and not isinstance(after, schema.Secret)
+        nested = attrs.has(type(after)) and type(before) is type(after) and not isinstance(after, validators.Secret)
         if nested:
             yield from _changes(before, after, f"{key}.")
         else:

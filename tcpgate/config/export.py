@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.units import Bytes, Networks, Seconds, format_span, parse_span
 
 HIDDEN = "***"
@@ -27,7 +27,7 @@ def dump(config: schema.Config) -> Json:
 def plain(value: Any, type_: Any) -> Any:
     """`value` of a schema field of this type, as the TOML would have it."""
     match value:
-        case schema.Secret():
+        case validators.Secret():
             return HIDDEN
         case Networks():
             return [str(network) for network in value.networks]

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import attrs
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.export import Json, plain
 from tcpgate.config.source import NAMED_TABLES
 from tcpgate.config.structure import NAME
@@ -81,7 +81,7 @@ def _classes() -> tuple[type, ...]:
     waiting: list[Any] = [field.type for field in attrs.fields(attrs.resolve_types(schema.Config))]
     while waiting:
         type_ = waiting.pop(0)
-        if isinstance(type_, type) and attrs.has(type_) and type_ is not schema.Secret:
+        if isinstance(type_, type) and attrs.has(type_) and type_ is not validators.Secret:
             if type_ not in found:
                 found.append(type_)
                 waiting += [field.type for field in attrs.fields(attrs.resolve_types(type_))]
@@ -99,7 +99,7 @@ def _definition(cls: type) -> Json:
 
 def _table(cls: Any) -> Json:
     docs = field_docs(cls)
-    fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.type != schema.Secret | None]
+    fields = [field for field in attrs.fields(attrs.resolve_types(cls)) if field.type != validators.Secret | None]
     required = [field.name for field in fields if field.default is attrs.NOTHING]
     if cls in schema.FILTER_SPECS.values():
         required.append("kind")
@@ -130,8 +130,8 @@ def _property(cls: type, field: attrs.Attribute[Any], doc: str) -> Json:
 
 def _bounds(validator: Any) -> Json:
     """The bounds of a number; spans and sizes are text in TOML, where no schema can compare them."""
-    inner = validator.inner if isinstance(validator, schema.Maybe) else validator
-    return {"minimum": inner.low, "maximum": inner.high} if isinstance(inner, schema.Between) else {}
+    inner = validator.inner if isinstance(validator, validators.Maybe) else validator
+    return {"minimum": inner.low, "maximum": inner.high} if isinstance(inner, validators.Between) else {}
 
 
 def _text(pattern: str | None) -> Json:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.check import World, check
 from tcpgate.config.expand import Environment
 from tcpgate.config.report import AnyName, KeyPath, Report, dotted, printable
@@ -91,7 +91,7 @@ def _with_token(config: schema.Config, sources: Sources, credentials: Path | Non
     except (ConfigError, ValueError) as exc:
         report.error(at, str(exc))
         return config
-    return attrs.evolve(config, admin=attrs.evolve(config.admin, token=schema.Secret(token)))
+    return attrs.evolve(config, admin=attrs.evolve(config.admin, token=validators.Secret(token)))
 
 
 def _read_token(name: str, path: Path, credentials: Path | None, at: KeyPath, report: Report) -> str:

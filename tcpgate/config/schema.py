@@ -10,13 +10,24 @@ Pure. Source of the defaults: the manuals of HAProxy, Envoy and nginx; each fiel
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NewType
 
 import attrs
 
-from tcpgate.units import Bytes, Networks, Seconds, format_size, format_span
+from tcpgate.config.schema_tls import ListenerTls, UpstreamTls
+from tcpgate.config.validators import (
+    Secret,
+    between,
+    octal,
+    optional,
+    rate,
+    regex,
+    size,
+    some_time,
+    span,
+)
+from tcpgate.units import Bytes, Networks, Seconds
 
 ByteRate = NewType("ByteRate", float)
 """Bytes per second, written "1KiB/s"."""
@@ -35,98 +46,12 @@ Balance = Literal[
     "first",
 ]
 Panic = Literal["all", "fail"]
+ProxyIn = Literal["off", "accept", "require"]
+ProxyOut = Literal["off", "v1", "v2"]
+HttpVersion = Literal["http/1.1", "h2"]
 
 MAX_WEIGHT = 256
 """HAProxy's ceiling; enough steps for a canary of 0.4 %."""
-
-# -- validators: each raises ValueError with what would be right ----------------------------------------------------
-
-Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
-"""Called as attrs does, with the owner, the field and the value. None of these needs the owner, so that `load.py` can
-judge each field by itself. A message begins with the field's name."""
-
-
-@attrs.frozen
-class Between:
-    """`low` to `high`, both allowed; `show` writes a number as the config would."""
-
-    low: float
-    high: float
-    show: Callable[[float], str] = "{:.12g}".format
-
-    def __call__(self, _: Any, field: attrs.Attribute[Any], value: float) -> None:
-        if not self.low <= value <= self.high:
-            bounds = f"from {self.show(self.low)} to {self.show(self.high)}"
-            raise ValueError(f"{field.name} must be {bounds}, not {self.show(value)}")
-
-
-@attrs.frozen
-class Maybe:
-    """None, or what `inner` accepts."""
-
-    inner: Validator
-
-    def __call__(self, owner: Any, field: attrs.Attribute[Any], value: Any) -> None:
-        if value is not None:
-            self.inner(owner, field, value)
-
-
-def between(low: float, high: float) -> Between:
-    """A number from `low` to `high`."""
-    return Between(low, high)
-
-
-def span(low: float, high: float) -> Between:
-    """Seconds from `low` to `high`."""
-    return Between(low, high, format_span)
-
-
-def size(low: int, high: int) -> Between:
-    """Bytes from `low` to `high`."""
-    return Between(low, high, lambda count: format_size(int(count)))
-
-
-def rate(low: int, high: int) -> Between:
-    """Bytes per second from `low` to `high`."""
-    return Between(low, high, lambda count: f"{format_size(int(count))}/s")
-
-
-some_time = span(0.001, 365 * 86400)
-"""No timeout of the gateway can be switched off, neither by a zero nor by an endless one."""
-
-
-def optional(inner: Validator) -> Maybe:
-    """None, or what `inner` accepts."""
-    return Maybe(inner)
-
-
-def regex(_: Any, field: attrs.Attribute[Any], value: str) -> None:
-    """A regular expression of Python's `re`, for text and for bytes."""
-    try:
-        re.compile(value)
-        re.compile(value.encode())
-    except (re.error, OverflowError, RecursionError, ValueError, Warning) as exc:
-        raise ValueError(f"{field.name} is not a regular expression: {exc}") from None
-
-
-# -- secrets --------------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(repr=False)
-class Secret:
-    """Text that never shows: not in a repr, a log, a dump or the API. Only `reveal()` gives it."""
-
-    _text: str
-
-    def reveal(self) -> str:
-        """The text itself, for comparing or sending; never for showing."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret(***)"
-
-    __str__ = __repr__
-
 
 # -- the process ----------------------------------------------------------------------------------------------------
 
@@ -197,12 +122,19 @@ class HttpLimits:
     """Request target (bytes); 414 beyond. RFC 9112 3 asks for at least 8000."""
     body: Bytes = attrs.field(default=Bytes(1 << 30), validator=size(1, 1 << 48))
     """Request body (bytes); 413 beyond. Bodies stream in flat memory, so this protects the upstream, not us."""
+    streams: int = attrs.field(default=100, validator=between(1, 10_000))
+    """HTTP/2 exchanges at a time on one connection (SETTINGS_MAX_CONCURRENT_STREAMS); nginx 128, RFC 9113 asks for at
+    least 100."""
+    resets: int = attrs.field(default=200, validator=between(1, 1_000_000))
+    """HTTP/2 streams that a client may have reset in 30 seconds before its connection is ended (rapid reset)."""
 
 
 @attrs.frozen(kw_only=True)
 class ClientTimeouts:
     """`[listeners.NAME.timeouts]`: how slow a client may be. None can be switched off."""
 
+    handshake: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
+    """From the accept to the end of the PROXY header and of the TLS handshake (seconds)."""
     head: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
     """From the first byte of a head to its last (seconds), however many bytes trickle in; 408 after."""
     idle: Seconds = attrs.field(default=Seconds(75.0), validator=some_time)
@@ -226,9 +158,21 @@ class Listener:
     protocol: Literal["http", "tcp"] = "http"
     """"http" parses and routes; "tcp" relays bytes to `upstream`."""
     upstream: str | None = None
-    """For tcp: the upstream that takes every flow."""
+    """For tcp: the upstream that takes every flow that `sni` and `alpn` lead nowhere else."""
+    sni: Mapping[str, str] = attrs.field(factory=dict)
+    """For tcp: server name -> upstream ("a.db.example", "*.db.example"). Without `tls` the bytes pass untouched."""
+    alpn: Mapping[str, str] = attrs.field(factory=dict)
+    """For tcp: protocol that the client offers -> upstream; looked at before `sni`."""
+    tls: ListenerTls | None = None
     trusted_proxies: Networks = Networks()
-    """Whose X-Forwarded-*, Forwarded and X-Request-Id are believed."""
+    """Whose X-Forwarded-*, Forwarded and X-Request-Id are believed, and whose PROXY headers."""
+    proxy_protocol: ProxyIn = "off"
+    """A PROXY header before all else, v1 or v2: "accept" one from `trusted_proxies` if there is one, or "require" it
+    and refuse everybody else."""
+    http2: bool = False
+    """Without TLS: take HTTP/2 from clients that begin with its preface (prior knowledge). With TLS, ALPN decides."""
+    mode: str = attrs.field(default="0660", validator=octal)
+    """Permissions of a unix socket."""
     max_connections: int = attrs.field(default=10_000, validator=between(1, 1_000_000))
     """Open connections over all workers; beyond it a new one is answered 503 (http) or closed, and counted."""
     backlog: int = attrs.field(default=4096, validator=between(1, 65535))
@@ -264,6 +208,16 @@ class Redirect:
 
 
 @attrs.frozen(kw_only=True)
+class WebSocket:
+    """`[routes.NAME.websocket]`: present means that the gateway reads the frames of this route's WebSockets."""
+
+    max_message: Bytes = attrs.field(default=Bytes(1 << 20), validator=size(1, 1 << 40))
+    """One message, either way (bytes); a larger one ends the connection with 1009."""
+    ping: Seconds = attrs.field(default=Seconds(30.0), validator=some_time)
+    """Seconds of silence after which a client is pinged; twice as long, and it is taken for gone."""
+
+
+@attrs.frozen(kw_only=True)
 class Route:
     """`[routes.NAME]`: which requests, and what becomes of them. Exactly one of upstream, split, respond, redirect."""
 
@@ -290,6 +244,8 @@ class Route:
     redirect: Redirect | None = None
     timeout: Seconds = attrs.field(default=Seconds(3600.0), validator=some_time)
     """The whole exchange, retries and body included (seconds)."""
+    websocket: WebSocket | None = None
+    """Look into WebSockets; without it their bytes pass as they are."""
 
 
 # -- filters --------------------------------------------------------------------------------------------------------
@@ -347,6 +303,8 @@ class Health:
     """A connect is enough."""
     tls: bool = False
     """A TLS handshake must complete (the certificate is not judged)."""
+    grpc: str | None = None
+    """The gRPC health service (v1) must say SERVING for this service; "" asks for the server as a whole."""
     exec: tuple[str, ...] = ()
     """Program and arguments, no shell; exit 0 is healthy. TCPGATE_ADDRESS, _HOST and _PORT are in its environment."""
     send: str = ""
@@ -370,11 +328,18 @@ class Health:
     """Failures in a row that take an endpoint out."""
 
     def __attrs_post_init__(self) -> None:
-        kinds = {"http": self.http, "tcp": self.tcp, "tls": self.tls, "exec": self.exec, "expect": self.expect}
+        kinds = {
+            "http": self.http,
+            "tcp": self.tcp,
+            "tls": self.tls,
+            "grpc": self.grpc,
+            "exec": self.exec,
+            "expect": self.expect,
+        }
         chosen = [name for name, value in kinds.items() if value or isinstance(value, str)]
         if len(chosen) != 1:
             count = f"these: {', '.join(chosen)}" if chosen else "none of them"
-            raise ValueError(f"needs exactly one of http, tcp, tls, exec, expect; it has {count}")
+            raise ValueError(f"needs exactly one of http, tcp, tls, grpc, exec, expect; it has {count}")
         if self.send and self.expect is None:
             raise ValueError("send needs expect: what must the endpoint answer?")
 
@@ -466,6 +431,11 @@ class Upstream:
     """Per cent of healthy endpoints in all tiers below which panic begins; 0: never. Envoy's default is 50."""
     overprovision: float = attrs.field(default=1.4, validator=between(1.0, 100.0))
     """A tier takes all traffic while healthy% x this is at least 100, then spills by degrees. Envoy's 1.4."""
+    tls: UpstreamTls | None = None
+    http: HttpVersion = "http/1.1"
+    """What endpoints speak: "h2" by ALPN over TLS, by prior knowledge without."""
+    proxy_protocol: ProxyOut = "off"
+    """Begin each connection with a PROXY header that tells who the client is; such a connection serves one client."""
     health: Health | None = None
     passive: Passive = Passive()
     pool: Pool = Pool()

@@ -28,7 +28,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn, override
 
-from tcpgate.config import forms, schema
+from tcpgate.config import forms, schema, validators
 from tcpgate.config.fields import CANONICAL, Misformed, judge
 from tcpgate.config.report import AnyName, Key, KeyPath, Report, found, listed, nearest, quoted
 from tcpgate.config.source import NAMED_TABLES, SINGLE_TABLES, Table
@@ -179,7 +179,7 @@ def _resolved(cls: Any) -> Any:
 
 
 def _is_secret(field: attrs.Attribute[Any]) -> bool:
-    return field.type == schema.Secret | None
+    return field.type == validators.Secret | None
 
 
 def _class_hook(cls: Any, made: cattrs.Converter) -> Hook:

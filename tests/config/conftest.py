@@ -13,7 +13,7 @@ import attrs
 import pytest
 from hypothesis import strategies as st
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.fields import FORMS
 from tcpgate.units import Bytes, Networks, Seconds, parse_network
 
@@ -108,8 +108,8 @@ PROBES: list[dict[str, Any]] = [
 
 def numbers(field: attrs.Attribute[Any]) -> st.SearchStrategy[Any]:
     """What a number's validator allows."""
-    bounds = field.validator.inner if isinstance(field.validator, schema.Maybe) else field.validator
-    low, high = (bounds.low, bounds.high) if isinstance(bounds, schema.Between) else (0, 1000)
+    bounds = field.validator.inner if isinstance(field.validator, validators.Maybe) else field.validator
+    low, high = (bounds.low, bounds.high) if isinstance(bounds, validators.Between) else (0, 1000)
     if field.type in (Seconds, Seconds | None):
         return st.integers(math.ceil(low * 1000), int(high * 1000)).map(
             lambda milliseconds: Seconds(milliseconds / 1000)
@@ -147,7 +147,7 @@ def objects(cls: Any) -> st.SearchStrategy[Any]:
     fields = {
         field.name: field_values(cls, field)
         for field in attrs.fields(attrs.resolve_types(cls))
-        if field.type != schema.Secret | None
+        if field.type != validators.Secret | None
         and field.name not in ("http", "tcp", "tls", "exec", "send", "expect", "kind")
     }
     needed = {field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING}

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.diff import NEEDS_RESTART, Diff, Tables, diff
 from tcpgate.units import Seconds
 
@@ -212,10 +212,10 @@ def test_routes_and_filters_come_go_and_change() -> None:
 
 
 def test_settings_that_need_a_restart_are_named() -> None:
-    old = config(admin=schema.Admin(token=schema.Secret("one"), token_file="f"))
+    old = config(admin=schema.Admin(token=validators.Secret("one"), token_file="f"))
     new = config(
         gateway=schema.Gateway(state_dir="/srv", workers=3),
-        admin=schema.Admin(bind="127.0.0.1:1", token=schema.Secret("two"), token_file="f"),
+        admin=schema.Admin(bind="127.0.0.1:1", token=validators.Secret("two"), token_file="f"),
         log=schema.Log(level="debug"),
     )
     change = diff(old, new)
@@ -231,8 +231,8 @@ def test_settings_that_need_a_restart_are_named() -> None:
 
 
 def test_a_secret_shows_in_no_form_of_a_difference() -> None:
-    old = config(admin=schema.Admin(token=schema.Secret("hunter2")))
-    new = config(admin=schema.Admin(token=schema.Secret("swordfish")))
+    old = config(admin=schema.Admin(token=validators.Secret("hunter2")))
+    new = config(admin=schema.Admin(token=validators.Secret("swordfish")))
     change = diff(old, new)
     assert not change.empty
     for text in (repr(change), json.dumps(change.as_json()), *change.describe()):

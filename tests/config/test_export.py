@@ -13,7 +13,7 @@ import pytest
 import tomli
 from hypothesis import strategies as st
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.expand import Environment
 from tcpgate.config.export import dump, rate_text, size_text, span_text
 from tcpgate.config.json_schema import json_schema
@@ -53,7 +53,7 @@ def test_a_dump_spells_out_the_defaults() -> None:
 
 
 def test_a_dump_hides_secrets_but_tells_that_there_is_one() -> None:
-    config = schema.Config(admin=schema.Admin(token=schema.Secret("hunter2")))
+    config = schema.Config(admin=schema.Admin(token=validators.Secret("hunter2")))
     assert dump(config)["admin"]["token"] == "***"
     assert "hunter2" not in json.dumps(dump(config)) + repr(config) + str(config.admin.token)
     assert config.admin.token is not None

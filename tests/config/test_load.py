@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.check import SPARE_FILES, World, check
 from tcpgate.config.host import host, longest_backlog
 from tcpgate.config.load import Loaded, load
@@ -104,7 +104,7 @@ def test_a_token_is_the_first_line_of_its_file_beside_the_config_that_names_it()
     Path("conf.d/admin.token").chmod(0o600)
     loaded = read('include = ["conf.d/admin.toml"]\n' + GOOD)
     assert loaded.warnings == []
-    assert loaded.config.admin.token == schema.Secret(TOKEN)
+    assert loaded.config.admin.token == validators.Secret(TOKEN)
     assert TOKEN not in repr(loaded)
 
 

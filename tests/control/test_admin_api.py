@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tcpgate.client import AdminClient, AdminError, find
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.config.load import load
 from tcpgate.control.admin import LARGEST_BODY, MOST_CONNECTIONS, AdminServer
 from tcpgate.control.api import CALLS, Api
@@ -138,7 +138,7 @@ class House:
     async def serve(self, bind: str | None = None, token: str | None = None) -> AdminClient:
         """Serve; who asks there."""
         bind = bind or f"unix:{self.folder}/admin.sock"
-        spec = schema.Admin(bind=bind, token=schema.Secret(token) if token else None)
+        spec = schema.Admin(bind=bind, token=validators.Secret(token) if token else None)
         await self.nursery.start(AdminServer(spec, self.api, Binder()).serve)
         return AdminClient(bind, token)
 

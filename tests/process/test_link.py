@@ -20,7 +20,7 @@ import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tcpgate.config import schema
+from tcpgate.config import schema, validators
 from tcpgate.policy.health import EndpointState
 from tcpgate.process import link as link_module
 from tcpgate.process.link import (
@@ -78,7 +78,7 @@ async def fill(link: SupervisorLink) -> None:
 def a_config(bulk: int = 0) -> schema.Config:
     """One of everything that is not a plain value: networks, a secret, nested tables; and `bulk` bytes."""
     return schema.Config(
-        admin=schema.Admin(bind="127.0.0.1:0", token=schema.Secret("hunter2")),
+        admin=schema.Admin(bind="127.0.0.1:0", token=validators.Secret("hunter2")),
         listeners={
             "web": schema.Listener(bind=("127.0.0.1:0",), trusted_proxies=Networks([parse_network("10.0.0.0/8")]))
         },
