@@ -59,6 +59,8 @@ class Reason(enum.StrEnum):
     VERSION_UNSUPPORTED = "version_unsupported"
     CLIENT_ABORT = "client_abort"
     CLIENT_SLOW = "client_slow"
+    PROXY_HEADER = "proxy_header"
+    TLS_REFUSED = "tls_refused"
     # The gateway said no
     NO_ROUTE = "no_route"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -77,6 +79,8 @@ class Reason(enum.StrEnum):
     UNREACHABLE = "unreachable"
     CONNECT_REFUSED = "connect_refused"
     CONNECT_TIMEOUT = "connect_timeout"
+    TLS_HANDSHAKE = "tls_handshake"
+    TLS_CERTIFICATE = "tls_certificate"
     UPSTREAM_CLOSED = "upstream_closed"
     UPSTREAM_INCOMPLETE = "upstream_incomplete"
     UPSTREAM_PROTOCOL = "upstream_protocol"
@@ -143,6 +147,10 @@ REASONS: dict[Reason, ReasonFacts] = {
     ),
     Reason.CLIENT_ABORT: _facts(Side.CLIENT, 499, "", "CD", "The client left before the exchange was over."),
     Reason.CLIENT_SLOW: _facts(Side.CLIENT, 499, "", "cD", "The client read the response too slowly."),
+    Reason.PROXY_HEADER: _facts(
+        Side.CLIENT, 0, "", "PR", "The connection does not begin with the PROXY header that is wanted of this peer."
+    ),
+    Reason.TLS_REFUSED: _facts(Side.CLIENT, 0, "", "PR", "The TLS handshake with the client failed."),
     Reason.NO_ROUTE: _facts(Side.GATEWAY, 404, "http_request_denied", "PR", "No route matches this request."),
     Reason.METHOD_NOT_ALLOWED: _facts(
         Side.GATEWAY, 405, "http_request_denied", "PR", "A route matches, but not with this method."
@@ -178,6 +186,12 @@ REASONS: dict[Reason, ReasonFacts] = {
     ),
     Reason.CONNECT_TIMEOUT: _facts(
         Side.UPSTREAM, 504, "connection_timeout", "sC", "The endpoint did not accept the connection in time."
+    ),
+    Reason.TLS_HANDSHAKE: _facts(
+        Side.UPSTREAM, 502, "tls_protocol_error", "SC", "The TLS handshake with the endpoint failed."
+    ),
+    Reason.TLS_CERTIFICATE: _facts(
+        Side.UPSTREAM, 502, "tls_certificate_error", "PC", "The endpoint's certificate does not prove who it is."
     ),
     Reason.UPSTREAM_CLOSED: _facts(
         Side.UPSTREAM, 502, "connection_terminated", "SH", "The endpoint closed the connection without an answer."
