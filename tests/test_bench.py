@@ -17,6 +17,7 @@ import pytest
 from tests.bench import client, processes
 from tests.bench.__main__ import chosen, parser
 from tests.bench.job import Job, Ports
+from tests.bench.origin import make_keys
 from tests.bench.peers import ROOT, rivals, tcpgate
 from tests.bench.report import (
     Line,
@@ -256,7 +257,7 @@ def test_the_cpu_clock_of_a_process_is_the_kernels() -> None:
 
 
 def test_the_gateways_config_is_one_that_it_takes(tmp_path: Path) -> None:
-    job = Job(tmp_path, Ports(1001, 1002, (1003, 1004)), weight=5)
+    job = Job(tmp_path, Ports(1001, 1002, 1003, (1004, 1005), 1006), make_keys(tmp_path / "keys"), weight=5)
     command = tcpgate().write(job)
     done = subprocess.run(
         [sys.executable, "-m", "tcpgate", "check", command[-1]],

@@ -31,15 +31,16 @@ import attrs
 
 from tests.bench.host import Cores, Ports20k, allow_files, say, split_cores, wait_for_turn
 from tests.bench.install import install
-from tests.bench.job import Job, Ports
-from tests.bench.origin import LONG_BYTES, SMALL, write_origin
+from tests.bench.job import Job, Keys, Ports
+from tests.bench.measure import PACED_LIMIT, Row, Running, Settings, wrk
+from tests.bench.origin import LONG_BYTES, SMALL, echo_start, make_keys, write_origin
 from tests.bench.peers import ROOT, Peer, rivals, tcpgate
 from tests.bench.processes import Service, start, stopping
 from tests.bench.report import SUBJECT, Judged, aligned, as_json, details, judge, markdown, medians, short, table
-from tests.bench.rows import PACED_LIMIT, ROWS, Row, Running, Settings, wrk
+from tests.bench.rows import ROWS
 
 READY_WITHIN = 20.0
-QUICK_WITHIN = 75.0
+QUICK_WITHIN = 110.0
 """Seconds after which the quick form begins no further row: CI waits for it."""
 FOREIGN = 0.1
 """Share of other work on the proxy's core from which on the report tells of it."""
@@ -55,6 +56,8 @@ class Bench:
     folder: Path
     free_port: Ports20k
     origins: tuple[int, int]
+    echo: int
+    keys: Keys
     problems: list[str]
     rounds: dict[str, dict[str, list[dict[str, float]]]] = attrs.field(factory=dict)
     rate: float | None = None
@@ -102,7 +105,8 @@ class Bench:
         cores = (self.cores.proxy,) if row.workers == 1 else (self.cores.proxy, *self.cores.load)
         for peer in peers:
             folder = self.folder / f"{row.name}-{peer.name}-{workers}"
-            job = Job(folder, Ports(self.free_port(), self.free_port(), self.origins), workers)
+            ports = Ports(self.free_port(), self.free_port(), self.free_port(), self.origins, self.echo)
+            job = Job(folder, ports, self.keys, workers)
             service = start(peer.name, peer.write(job), folder, cores=cores, env=peer.env, cwd=peer.cwd)
             services.append(service)
             found.append(Running(peer, job, service))
@@ -144,7 +148,7 @@ class Bench:
             return
         finally:
             logged = self.empty_logs(one)
-        if not logged and not row.l4 and figures.get("requests", 0) > 5000:  # a flow is logged at its end
+        if row.logged and not logged and figures.get("requests", 0) > 5000:
             self.problem(f"{row.name}: {name} wrote no access log: its figure is not comparable")
         if not warm_up:
             self.rounds.setdefault(row.name, {}).setdefault(name, []).append(figures)
@@ -285,7 +289,9 @@ def main() -> None:
         long_bytes = LONG_BYTES if not options.quick else LONG_BYTES // 8
         command = write_origin(folder / "origin", origins, long_bytes)
         services.append(start("origin", command, folder / "origin", cores=cores.load))
-        bench = Bench(options, peers, cores, folder, free_port, origins, problems)
+        services.append(start("echo", echo_start(echo := free_port()), folder / "echo", cores=cores.load))
+        keys = make_keys(folder / "keys")
+        bench = Bench(options, peers, cores, folder, free_port, origins, echo, keys, problems)
         try:
             bench.measure_all(rows)
         except KeyboardInterrupt:

@@ -22,6 +22,7 @@ import os
 import re
 import select
 import socket
+import ssl
 import sys
 import time
 
@@ -51,12 +52,28 @@ def length_of(head: bytes) -> int:
 # -- bulk -----------------------------------------------------------------------------------------------------------
 
 
-def bulk(port: int, path: str, seconds: float) -> None:
+def connected(port: int, tls: ssl.SSLContext | None, session: ssl.SSLSession | None = None) -> socket.socket:
+    """A new connection, over TLS with a context."""
+    sock = socket.create_connection(("127.0.0.1", port), timeout=60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock if tls is None else tls.wrap_socket(sock, server_hostname="bench.example", session=session)
+
+
+def unverified() -> ssl.SSLContext:
+    """A TLS client that takes any certificate: who answers is no question here."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def bulk(port: int, path: str, seconds: float, tls: ssl.SSLContext | None) -> None:
     """Fetch one long response after the other until `seconds` are over, and read all of it, as a client does."""
     began, total, count = time.monotonic(), 0, 0
     buffer = bytearray(1 << 16)
     while count == 0 or time.monotonic() - began < seconds:
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
+        with connected(port, tls) as sock:
             sock.sendall(request(path))
             data = b""
             while b"\r\n\r\n" not in data:
@@ -74,6 +91,79 @@ def bulk(port: int, path: str, seconds: float) -> None:
                 left -= got
         count += 1
     say(requests=count, bytes=total, seconds=time.monotonic() - began)
+
+
+# -- handshakes -----------------------------------------------------------------------------------------------------
+
+
+def handshakes(port: int, path: str, seconds: float, *, resume: bool) -> None:
+    """One connection after the other, each with a handshake, one request, its answer and a goodbye.
+
+    `resume`: each begins with the session of the one before, as browsers do.
+    """
+    context, session = unverified(), None
+    resumed = count = failed = 0
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        with connected(port, context, session) as sock:
+            assert isinstance(sock, ssl.SSLSocket)
+            sock.sendall(request(path))
+            failed += not sock.recv(65536).startswith(b"HTTP/1.1 200")
+            resumed += sock.session_reused is True
+            if resume:
+                session = sock.session  # TLS 1.3 sends it after the handshake, so it is read with the answer
+        count += 1
+    wanted = count - 1 if resume else 0
+    spent = time.monotonic() - began
+    say(requests=count, failed=failed + abs(wanted - resumed), resumed=resumed, seconds=spent, rps=count / spent)
+
+
+# -- WebSockets -----------------------------------------------------------------------------------------------------
+
+UPGRADE = (
+    b"GET /echo HTTP/1.1\r\nHost: bench.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+MESSAGE = b"\x81\xe4\x00\x00\x00\x00" + b"m" * 100
+"""A text of 100 bytes in one frame, masked with zeros."""
+
+
+def messages(port: int, seconds: float, count: int) -> None:
+    """`count` WebSockets, on each of which a message goes out as soon as the one before has come back whole."""
+    poll = select.epoll()
+    open_ones: dict[int, socket.socket] = {}
+    for _ in range(count):
+        sock = connected(port, None)
+        sock.sendall(UPGRADE)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = sock.recv(4096)
+            if not data:
+                raise SystemExit("closed before the head's end")
+            head += data
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise SystemExit(f"no upgrade: {head[:200]!r}")
+        poll.register(sock.fileno(), select.EPOLLIN)
+        open_ones[sock.fileno()] = sock
+    back = dict.fromkeys(open_ones, 0)
+    began, done, failed = time.monotonic(), 0, 0
+    for sock in open_ones.values():
+        sock.sendall(MESSAGE)
+    while time.monotonic() - began < seconds and open_ones:
+        for fd, _ in poll.poll(0.1):
+            sock = open_ones[fd]
+            data = sock.recv(65536)
+            back[fd] += len(data)
+            if not data:
+                failed += 1
+                poll.unregister(fd)
+                open_ones.pop(fd).close()
+            elif back[fd] >= len(MESSAGE):
+                failed += back[fd] > len(MESSAGE)
+                done, back[fd] = done + 1, 0
+                sock.sendall(MESSAGE)
+    spent = time.monotonic() - began
+    say(requests=done, failed=failed, seconds=spent, rps=done / spent)
 
 
 # -- idle -----------------------------------------------------------------------------------------------------------
@@ -264,15 +354,21 @@ def quantile(ordered: list[float], q: float) -> float:
 def main() -> None:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["bulk", "idle", "paced"])
+    parser.add_argument("kind", choices=["bulk", "handshakes", "idle", "messages", "paced"])
     parser.add_argument("port", type=int)
     parser.add_argument("path")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--count", type=int, default=64, help="connections")
     parser.add_argument("--rate", type=float, default=1000.0, help="paced: requests per second")
+    parser.add_argument("--tls", action="store_true", help="bulk: over TLS")
+    parser.add_argument("--resume", action="store_true", help="handshakes: with the session of the one before")
     options = parser.parse_args()
     if options.kind == "bulk":
-        bulk(options.port, options.path, options.seconds)
+        bulk(options.port, options.path, options.seconds, unverified() if options.tls else None)
+    elif options.kind == "handshakes":
+        handshakes(options.port, options.path, options.seconds, resume=options.resume)
+    elif options.kind == "messages":
+        messages(options.port, options.seconds, options.count)
     elif options.kind == "idle":
         idle(options.port, options.path, options.count)
     else:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.bench.job import Job, replace
+from tests.bench.job import Job, Keys, replace
+from tests.bench.origin import ECHO
 
 
 def _envoy_log(path: Path, line: str) -> list[dict[str, Any]]:
@@ -17,14 +18,26 @@ def _envoy_log(path: Path, line: str) -> list[dict[str, Any]]:
     ]
 
 
-def _envoy_listener(name: str, port: int, filter_kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _envoy_listener(
+    name: str, port: int, filter_kind: str, settings: dict[str, Any], keys: Keys | None = None
+) -> dict[str, Any]:
     typed = {"@type": f"type.googleapis.com/envoy.extensions.filters.network.{filter_kind}", **settings}
+    chain: dict[str, Any] = {"filters": [{"name": name, "typed_config": typed}]}
+    if keys is not None:
+        chain["transport_socket"] = _envoy_tls(keys)
     return {
         "name": name,
         "address": _envoy_address(port),
         "tcp_backlog_size": 4096,
-        "filter_chains": [{"filters": [{"name": name, "typed_config": typed}]}],
+        "filter_chains": [chain],
     }
+
+
+def _envoy_tls(keys: Keys) -> dict[str, Any]:
+    pair = {"certificate_chain": {"filename": str(keys.cert)}, "private_key": {"filename": str(keys.key)}}
+    kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"
+    common = {"tls_certificates": [pair], "alpn_protocols": ["h2", "http/1.1"]}
+    return {"name": "tls", "typed_config": {"@type": kind, "common_tls_context": common}}
 
 
 def _envoy_address(port: int) -> dict[str, Any]:
@@ -55,6 +68,15 @@ def _envoy_cluster(name: str, job: Job) -> dict[str, Any]:
     }
 
 
+def _envoy_echo(port: int) -> dict[str, Any]:
+    ends = [{"endpoint": {"address": _envoy_address(port)}}]
+    return {
+        "name": "echo",
+        "type": "STATIC",
+        "load_assignment": {"cluster_name": "echo", "endpoints": [{"lb_endpoints": ends}]},
+    }
+
+
 def write_envoy(job: Job, program: Path) -> list[str]:
     """Write its config; the command that starts it."""
     folder, ports = job.folder, job.ports
@@ -62,12 +84,16 @@ def write_envoy(job: Job, program: Path) -> list[str]:
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
     }
-    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "web", "timeout": "300s"}}]
+    routes = [
+        {"match": {"path": ECHO}, "route": {"cluster": "echo", "timeout": "0s"}},
+        {"match": {"prefix": "/"}, "route": {"cluster": "web", "timeout": "300s"}},
+    ]
     http = {
         "stat_prefix": "web",
         "use_remote_address": True,
         "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
         "http_filters": [router],
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
         "access_log": _envoy_log(
             folder / "access.log",
             '{"time":"%START_TIME%","id":"%REQ(X-REQUEST-ID)%","client":"%DOWNSTREAM_REMOTE_ADDRESS%",'
@@ -89,9 +115,10 @@ def write_envoy(job: Job, program: Path) -> list[str]:
         "static_resources": {
             "listeners": [
                 _envoy_listener("web", ports.http, kind, http),
+                _envoy_listener("secure", ports.https, kind, http, job.keys),
                 _envoy_listener("raw", ports.l4, "tcp_proxy.v3.TcpProxy", tcp),
             ],
-            "clusters": [_envoy_cluster("web", job), _envoy_cluster("raw", job)],
+            "clusters": [_envoy_cluster("web", job), _envoy_cluster("raw", job), _envoy_echo(ports.echo)],
         },
         "overload_manager": {
             "resource_monitors": [

@@ -17,6 +17,8 @@ PACKAGES = {
     "nginx": "nginx-light",
     "haproxy": "haproxy",
     "wrk": "wrk",
+    "h2load": "nghttp2-client",
+    "openssl": "openssl",
 }
 """Program -> Debian's package."""
 NO_SERVICES = Path("/usr/sbin/policy-rc.d")

@@ -14,7 +14,21 @@ class Ports:
 
     http: int
     l4: int
+    https: int
+    """The same as `http`, over TLS, with HTTP/2 for who offers it."""
     origins: tuple[int, int]
+    echo: int
+    """An endpoint that gives back what comes, after an upgrade; asked for by the path `ECHO`."""
+
+
+@attrs.frozen
+class Keys:
+    """The certificate that every proxy shows, and its key: ECDSA on P-256."""
+
+    cert: Path
+    key: Path
+    both: Path
+    """One behind the other, as HAProxy wants them."""
 
 
 @attrs.frozen
@@ -23,6 +37,7 @@ class Job:
 
     folder: Path
     ports: Ports
+    keys: Keys
     workers: int = 1
     weight: int = 2
     """Of the second endpoint; the first has 1. What a reload changes."""

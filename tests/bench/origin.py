@@ -7,13 +7,19 @@ on "/", so no proxy is faster by leaving that field out; L4 rows ask "/l4", whic
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
+
+from tests.bench.job import Keys
 
 SMALL = "/"
 """200 and 13 bytes."""
 RAW = "/l4"
 """An answer of about 100 bytes, head and all, for any bytes that are a request."""
 HUNDRED = "/100k"
+ECHO = "/echo"
+"""An upgrade to a WebSocket; not this nginx but echo.py answers it."""
 LONG = "/long"
 LONG_BYTES = 1 << 30
 
@@ -59,3 +65,21 @@ location / {{ if ($http_x_forwarded_for = "") {{ return 421; }} return 200 "Hell
 """
     )
     return nginx_start(folder)
+
+
+def echo_start(port: int) -> list[str]:
+    """The command that runs the endpoint of WebSockets."""
+    return [sys.executable, str(Path(__file__).parent / "echo.py"), str(port)]
+
+
+def make_keys(folder: Path) -> Keys:
+    """A certificate for bench.example and 127.0.0.1, signed by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = Keys(folder / "bench.crt", folder / "bench.key", folder / "bench.pem")
+    names = "subjectAltName=DNS:bench.example,IP:127.0.0.1"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    files = ["-keyout", str(keys.key), "-out", str(keys.cert)]
+    command = ["openssl", "req", "-x509", *kind, *files, "-subj", "/CN=bench.example", "-addext", names]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    keys.both.write_text(keys.cert.read_text() + keys.key.read_text())
+    return keys

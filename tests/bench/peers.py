@@ -28,7 +28,7 @@ import attrs
 from tcpgate.client import AdminClient
 from tests.bench.envoy import write_envoy
 from tests.bench.job import Job, replace
-from tests.bench.origin import nginx_folders, nginx_main, nginx_start
+from tests.bench.origin import ECHO, nginx_folders, nginx_main, nginx_start
 from tests.bench.processes import Service
 
 ROOT = Path(__file__).parent.parent.parent
@@ -106,6 +106,12 @@ events = "{folder}/events.log"
 bind = ["127.0.0.1:{ports.http}"]
 max_connections = 100000
 timeouts = {{ idle = "300s" }}
+[listeners.secure]
+bind = ["127.0.0.1:{ports.https}"]
+max_connections = 100000
+timeouts = {{ idle = "300s" }}
+[listeners.secure.tls]
+certificates = [{{ cert = "{job.keys.cert}", key = "{job.keys.key}" }}]
 [listeners.raw]
 protocol = "tcp"
 bind = ["127.0.0.1:{ports.l4}"]
@@ -113,6 +119,11 @@ max_connections = 100000
 upstream = "raw"
 [routes.all]
 upstream = "web"
+[routes.echo]
+path = "{ECHO}"
+upstream = "echo"
+[upstreams.echo]
+endpoints = ["127.0.0.1:{ports.echo}"]
 [upstreams.web]
 {upstream}
 [upstreams.raw]
@@ -163,9 +174,14 @@ log_format line escape=json '{{"time":"$time_iso8601","id":"$request_id","client
 access_log {folder}/access.log line {log};
 client_max_body_size 0;
 upstream web {{ {servers} keepalive 128; keepalive_requests 1000000000; }}
-server {{ listen 127.0.0.1:{ports.http} backlog=4096; location / {{ proxy_pass http://web; proxy_http_version 1.1;
+ssl_certificate {job.keys.cert}; ssl_certificate_key {job.keys.key}; ssl_session_cache shared:all:10m;
+ssl_protocols TLSv1.2 TLSv1.3; ssl_session_timeout 1h;
+server {{ listen 127.0.0.1:{ports.http} backlog=4096; listen 127.0.0.1:{ports.https} ssl http2 backlog=4096;
+location / {{ proxy_pass http://web; proxy_http_version 1.1;
 proxy_set_header Connection ""; proxy_set_header Host $http_host;
-proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}
+proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }}
+location = {ECHO} {{ proxy_pass http://127.0.0.1:{ports.echo}; proxy_http_version 1.1;
+proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_set_header Host $http_host; }} }} }}
 {stream if load else ""}"""
     replace(folder / "nginx.conf", config)
     return nginx_start(folder)
@@ -201,7 +217,13 @@ frontend web
     option httplog
     option forwardfor
     bind 127.0.0.1:{ports.http} backlog 4096
+    bind 127.0.0.1:{ports.https} backlog 4096 ssl crt {job.keys.both} alpn h2,http/1.1
+    use_backend echo if {{ path {ECHO} }}
     default_backend web
+backend echo
+    mode http
+    timeout tunnel 300s
+    server echo 127.0.0.1:{ports.echo}
 backend web
     mode http
     http-reuse always
@@ -233,9 +255,11 @@ def _write_caddy(job: Job) -> list[str]:
     log {{
         level ERROR
     }}
+    default_sni bench.example
 }}
-http://:{ports.http} {{
+(site) {{
     bind 127.0.0.1
+    reverse_proxy {ECHO} 127.0.0.1:{ports.echo}
     log {{
         output file {folder}/access.log {{
             roll_disabled
@@ -250,6 +274,13 @@ http://:{ports.http} {{
             keepalive_idle_conns_per_host 1024
         }}
     }}
+}}
+http://:{ports.http} {{
+    import site
+}}
+https://:{ports.https} {{
+    tls {job.keys.cert} {job.keys.key}
+    import site
 }}
 """
     replace(folder / "Caddyfile", config)
