@@ -29,6 +29,7 @@ import attrs
 import trio
 
 from tcpgate.errors import GateError, Reason, Side
+from tcpgate.net.carrier import Carrier
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
 from tcpgate.net.stream import READ_SIZE, Stream
 
@@ -93,8 +94,8 @@ class RelayOutcome:
 
 
 async def relay(
-    downstream: Stream,
-    upstream: Stream,
+    downstream: Carrier,
+    upstream: Carrier,
     *,
     idle: float,
     deadline: float = math.inf,
@@ -134,8 +135,8 @@ async def relay(
 class _Relay:
     """What the halves and the timekeeper share."""
 
-    downstream: Stream
-    upstream: Stream
+    downstream: Carrier
+    upstream: Carrier
     flow: Flow
     pipes: PipePool
     closed: Reason
@@ -148,7 +149,7 @@ class _Relay:
 
     # -- how it ends ------------------------------------------------------------------------------------------------
 
-    async def run_half(self, source: Stream, sink: Stream, first: bytes, halves: trio.Nursery) -> None:
+    async def run_half(self, source: Carrier, sink: Carrier, first: bytes, halves: trio.Nursery) -> None:
         """One direction, from its first byte to its end."""
         try:
             can_splice = source.plain and sink.plain
@@ -218,9 +219,10 @@ class _Half:
 
     flow: Flow
     pipes: PipePool
-    source: Stream
-    sink: Stream
+    source: Carrier
+    sink: Carrier
     can_splice: bool
+    """Both are `Stream`s whose sockets' bytes are theirs."""
     streak: int = 0
     """Bytes in bulky reads since the last smaller one."""
 
@@ -293,6 +295,7 @@ class _Half:
 
     def fill(self, pipe: Pipe) -> int | None:
         """As `Pipe.fill`; also None, and no more splicing, if the source cannot splice."""
+        assert isinstance(self.source, Stream)
         try:
             count = pipe.fill(self.source.sock.fileno())
         except OSError as exc:
@@ -305,6 +308,7 @@ class _Half:
 
     def drain(self, pipe: Pipe) -> int:
         """As `Pipe.drain`; also 0, and no more splicing, if the sink cannot splice."""
+        assert isinstance(self.sink, Stream)
         try:
             moved = pipe.drain(self.sink.sock.fileno())
         except OSError as exc:

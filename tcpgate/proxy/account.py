@@ -16,8 +16,8 @@ from tcpgate.state.snapshot import ROUTE_BY_GATEWAY, ROUTE_EXCHANGES, ROUTE_STAT
 from tcpgate.stats import histogram
 
 if TYPE_CHECKING:
+    from tcpgate.proxy.downstream import Downstream
     from tcpgate.proxy.exchange import Exchange
-    from tcpgate.proxy.http import HttpConnection
     from tcpgate.stats.record import AccessRecord
 
 
@@ -46,7 +46,7 @@ def count_route(page: memoryview, block: int, status: int, seconds: float, *, by
         histogram.observe(page, block + ROUTE_TOTAL, seconds)
 
 
-def write(connection: HttpConnection, record: AccessRecord) -> None:
+def write(connection: Downstream, record: AccessRecord) -> None:
     """Fill in what the connection knows, and close the books; also for what was no request."""
     stream = connection.stream
     record.bytes_in = stream.bytes_in - connection.counted_in

@@ -13,16 +13,16 @@ import trio
 
 from tcpgate.codec import reply
 from tcpgate.codec.events import NO_FIELDS, Fields, ResponseHead, of_length
-from tcpgate.codec.http1 import ServerCodec
 from tcpgate.codec.machine import phrase
+from tcpgate.codec.sides import ServerSide
 from tcpgate.config import schema
 from tcpgate.errors import GateError, Reason, Side
 from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
 
 if TYPE_CHECKING:
+    from tcpgate.proxy.downstream import Downstream
     from tcpgate.proxy.exchange import Exchange
-    from tcpgate.proxy.http import HttpConnection
 
 SEND_WITHIN = 10.0
 """Seconds in which a client must take an answer to its fault; a few hundred bytes, so mostly they fit its window."""
@@ -47,9 +47,9 @@ def send_failure_nowait(exchange: Exchange, exc: GateError) -> None:
     if made is None or connection.stream.poisoned or connection.stream.closed:
         connection.is_spoilt = True
         return
-    wire = b"".join(_wire(connection.codec, made.status, made.fields, made.body, close=True))
+    wire = _wire(connection.codec, made.status, made.fields, made.body, close=True)
     try:
-        connection.is_spoilt = connection.stream.send_nowait(wire) < len(wire)
+        connection.is_spoilt = not connection.send_last_nowait(wire)
     except GateError:
         connection.is_spoilt = True
 
@@ -73,7 +73,7 @@ def _make_failure(exchange: Exchange, exc: GateError) -> reply.Answer | None:
     return attrs.evolve(made, fields=fields)
 
 
-async def send_unread(connection: HttpConnection, request_id: str, exc: GateError) -> None:
+async def send_unread(connection: Downstream, request_id: str, exc: GateError) -> None:
     """Answer what could not be read as a request; the connection ends with it."""
     answer = reply.answer(exc.reason, status=exc.status, detail=exc.detail, request_id=request_id)
     fields = answer.fields.plus(
@@ -116,7 +116,7 @@ async def _send_own(exchange: Exchange, status: int, fields: Fields, body: bytes
     await _send(exchange.connection, status, fields, body, whole=exchange.body.discard())
 
 
-async def _send(connection: HttpConnection, status: int, fields: Fields, body: bytes, *, whole: bool) -> None:
+async def _send(connection: Downstream, status: int, fields: Fields, body: bytes, *, whole: bool) -> None:
     """`whole`: all of the request has been read, so the connection may go on."""
     wire = _wire(connection.codec, status, fields, body, close=connection.is_leaving or not whole)
     timeouts = connection.plan.spec.timeouts
@@ -127,7 +127,7 @@ async def _send(connection: HttpConnection, status: int, fields: Fields, body: b
         connection.is_spoilt = True  # it did not wait for the answer; what it did wrong is in the record
 
 
-def _wire(codec: ServerCodec, status: int, fields: Fields, body: bytes, *, close: bool) -> list[Buffer]:
+def _wire(codec: ServerSide, status: int, fields: Fields, body: bytes, *, close: bool) -> list[Buffer]:
     """A whole response, as it goes out."""
     return [codec.send_response(status, fields, of_length(len(body)), close=close), *codec.send_data(body), codec.end()]
 

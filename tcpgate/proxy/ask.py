@@ -21,14 +21,14 @@ from tcpgate.proxy import pool
 from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
 
 if TYPE_CHECKING:
-    from tcpgate.proxy.http import HttpConnection
+    from tcpgate.proxy.downstream import Downstream
     from tcpgate.proxy.plane import Plane
 
 BODY = 64 << 10
 """Bytes of a body that are read and dropped to keep the connection."""
 
 
-async def ask(connection: HttpConnection, request: Subrequest) -> ResponseHead | GateError:
+async def ask(connection: Downstream, request: Subrequest) -> ResponseHead | GateError:
     """What came of `request`. Raises only the ClientError of a client that leaves meanwhile."""
     question = _Question(connection.plane, request)
     with trio.move_on_after(request.timeout) as scope:

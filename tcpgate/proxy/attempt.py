@@ -28,6 +28,7 @@ from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy import pool, tunnel
 from tcpgate.proxy.begun import Begun
+from tcpgate.proxy.upstream import Upstream
 from tcpgate.state.runtime import EndpointRuntime
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Attempt:
         self.body = exchange.body
         self.endpoint = endpoint
         self.timeouts = spec.timeouts
-        self.up: pool.UpstreamConnection | None = None
+        self.up: Upstream | None = None
         self.response: ResponseHead | None = None
         """The final head."""
         self.passed_on = False
@@ -104,23 +105,23 @@ class Attempt:
         finally:
             self.endpoint.end()
             if self.up is not None:
-                pool.give_back(self.up, trio.current_time(), usable=self._request_whole)
+                self.up.give_back(trio.current_time(), usable=self._request_whole)
 
-    async def _connect(self) -> pool.UpstreamConnection:
+    async def _connect(self) -> Upstream:
         if self._begun is not None and (self._begun.up or self._begun.failure):
             return self._take_over(self._begun)
-        up = self.up = pool.take_idle(self.endpoint)
-        if up is None:
+        idle = self.up = pool.take_idle(self.endpoint)
+        if idle is None:
             await self.down.while_client_waits(self._dial)
-            up = self.up
-            assert up is not None
         else:
-            up.leave()
+            idle.leave()
+        up = self.up
+        assert up is not None
         self._seen_before = up.stream.bytes_in
         self.connected_at = trio.current_time()
         return up
 
-    def _take_over(self, begun: Begun) -> pool.UpstreamConnection:
+    def _take_over(self, begun: Begun) -> Upstream:
         """Go on where the lane was: with its connection, or with its failure to make one."""
         up = self.up = begun.up
         if up is None or begun.failure is not None:
@@ -162,7 +163,7 @@ class Attempt:
 
     # -- the exchange -----------------------------------------------------------------------------------------------
 
-    async def _exchange(self, up: pool.UpstreamConnection) -> None:
+    async def _exchange(self, up: Upstream) -> None:
         """Until the response is over, or one of the halves has failed."""
         head = self.head
         first = up.codec.send_request(
@@ -184,14 +185,14 @@ class Attempt:
         if self._failure is not None:
             raise self._failure
 
-    async def _quickly(self, up: pool.UpstreamConnection, first: bytes) -> bool:
+    async def _quickly(self, up: Upstream, first: bytes) -> bool:
         """Send the request, and pass the answer on if it comes soon; whether that was all of it."""
         await self._send_request(up, first)
         return await self._receive_head(up, until=self.sent_at + QUICK) and await self._pass_on(up)
 
     # -- send half --------------------------------------------------------------------------------------------------
 
-    async def _send_half(self, up: pool.UpstreamConnection, first: bytes, halves: trio.CancelScope) -> None:
+    async def _send_half(self, up: Upstream, first: bytes, halves: trio.CancelScope) -> None:
         try:
             if math.isnan(self.sent_at):
                 await self._send_request(up, first)
@@ -201,7 +202,7 @@ class Attempt:
                 self._failure = self._failure or exc
                 halves.cancel()
 
-    async def _send_request(self, up: pool.UpstreamConnection, first: bytes) -> None:
+    async def _send_request(self, up: Upstream, first: bytes) -> None:
         """Until the endpoint has all of it, or reads no more. Raises ClientError, or UPSTREAM_WRITE_TIMEOUT."""
         try:
             await self._send_pieces(up, first)
@@ -219,7 +220,7 @@ class Attempt:
         if self._waiting is not None:
             self._waiting.deadline = self._head_due
 
-    async def _send_pieces(self, up: pool.UpstreamConnection, first: bytes) -> None:
+    async def _send_pieces(self, up: Upstream, first: bytes) -> None:
         """Head, body, end. What is here goes out in one write, so a small request is one packet."""
         codec, out, is_here = up.codec, [first], self.body.is_here
         index = 0
@@ -239,13 +240,13 @@ class Attempt:
         if any(out):
             await self._write(up, out)
 
-    async def _write(self, up: pool.UpstreamConnection, buffers: list[bytes]) -> None:
+    async def _write(self, up: Upstream, buffers: list[bytes]) -> None:
         deadline = trio.current_time() + self.timeouts.write
         await up.stream.send_all(buffers, deadline=deadline, late=Reason.UPSTREAM_WRITE_TIMEOUT)
 
     # -- receive half -----------------------------------------------------------------------------------------------
 
-    async def _receive_half(self, up: pool.UpstreamConnection) -> None:
+    async def _receive_half(self, up: Upstream) -> None:
         while not await self._pass_on(up):
             if self.response is not None:
                 deadline = trio.current_time() + self.timeouts.read
@@ -255,7 +256,7 @@ class Attempt:
             elif not await self._receive_head(up, until=self._continue_due):
                 await self._say_continue()
 
-    async def _receive_head(self, up: pool.UpstreamConnection, until: float = math.inf) -> bool:
+    async def _receive_head(self, up: Upstream, until: float = math.inf) -> bool:
         """Some of what the endpoint says before or with its final head; False: it has said nothing `until` then."""
         with trio.CancelScope(deadline=min(until, self._head_due)) as waiting:
             self._waiting = waiting
@@ -279,7 +280,7 @@ class Attempt:
             await self._send([self.down.codec.send_informational(100)])
             self.body.go_on()
 
-    async def _pass_on(self, up: pool.UpstreamConnection) -> bool:
+    async def _pass_on(self, up: Upstream) -> bool:
         """Give the client what has arrived of the answer, in one write; whether the answer is over."""
         buffers: list[Buffer] = []
         fault: GateError | None = None
@@ -304,7 +305,7 @@ class Attempt:
             self._pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
         await self.down.stream.send_all(buffers, pace=self._pace)
 
-    def _take_events(self, up: pool.UpstreamConnection, buffers: list[Buffer]) -> bool:
+    def _take_events(self, up: Upstream, buffers: list[Buffer]) -> bool:
         """Turn what has arrived into what goes out; whether the response is over. Synchronous."""
         codec = self.down.codec
         while True:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import trio
 
 from tcpgate.codec.events import NO_FIELDS, Closed, Data, EndOfBody, Framing, Kind, NeedData
-from tcpgate.codec.http1 import ServerCodec
+from tcpgate.codec.sides import ServerSide
 from tcpgate.config import schema
 from tcpgate.errors import Bug, ClientError, Reason
-from tcpgate.net.stream import Stream
+from tcpgate.net.carrier import Carrier
 from tcpgate.policy.pace import Pace
 
 
@@ -22,7 +22,7 @@ class RequestBody:
     """The content of one request."""
 
     def __init__(
-        self, stream: Stream, codec: ServerCodec, framing: Framing, limit: int, timeouts: schema.ClientTimeouts
+        self, stream: Carrier, codec: ServerSide, framing: Framing, limit: int, timeouts: schema.ClientTimeouts
     ) -> None:
         self._stream = stream
         self._codec = codec

@@ -42,7 +42,7 @@ from tcpgate.stats.record import AccessRecord
 from tcpgate.stats.record import Attempt as AttemptRecord
 
 if TYPE_CHECKING:
-    from tcpgate.proxy.http import HttpConnection
+    from tcpgate.proxy.downstream import Downstream
 
 
 log = logging.getLogger("tcpgate.proxy.exchange")
@@ -52,7 +52,7 @@ class Exchange:
     """One request and its response."""
 
     def __init__(
-        self, connection: HttpConnection, head: RequestHead, record: AccessRecord, begun: Begun | None = None
+        self, connection: Downstream, head: RequestHead, record: AccessRecord, begun: Begun | None = None
     ) -> None:
         self.connection = connection
         self.plane = connection.plane

@@ -13,22 +13,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 
 import trio
 
 from tcpgate.codec import forwarded
-from tcpgate.codec.events import Closed, Fields, Limits, RequestHead
+from tcpgate.codec.events import Closed, Limits, RequestHead
 from tcpgate.codec.http1 import ServerCodec
 from tcpgate.errors import Bug, ClientError, GateError, Reason
 from tcpgate.net.address import port_of
-from tcpgate.net.stream import Stream
-from tcpgate.proxy import account, answer, heads
+from tcpgate.net.stream import Buffer, Stream
+from tcpgate.proxy import account, answer
 from tcpgate.proxy.begun import Begun
+from tcpgate.proxy.downstream import Downstream, client_gone
 from tcpgate.proxy.exchange import Exchange
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.snapshot import LISTENER_BAD_REQUESTS, ListenerPlan, Snapshot
-from tcpgate.stats.record import AccessRecord
 from tcpgate.units import Address
 
 LINGER_PAUSE, LINGER = 2.0, 30.0
@@ -40,8 +40,11 @@ knows that an idle connection may close under it, and tries again on another; on
 log = logging.getLogger("tcpgate.proxy.http")
 
 
-class HttpConnection:
+class HttpConnection(Downstream):
     """One client's connection."""
+
+    stream: Stream
+    codec: ServerCodec
 
     def __init__(
         self,
@@ -53,39 +56,24 @@ class HttpConnection:
         *,
         lane: bool = False,
     ) -> None:
-        self.address = None if address is None else forwarded.plain(address)
-        """The peer's, IPv4 as IPv4 whatever the socket; None for a unix socket."""
-        self.plane = plane
-        self.plan = plan
-        """The listener as it was when the connection came; a reload changes it for later ones."""
-        self.stream = stream
+        peer = None if address is None else forwarded.plain(address)
         limits = plan.spec.limits
-        self.codec = ServerCodec(
-            Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)
+        super().__init__(
+            plane,
+            plan,
+            stream,
+            ServerCodec(Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)),
+            snapshot,
+            address=peer,
+            port=port_of(stream.sock.getsockname()),
+            is_trusted=forwarded.is_trusted(peer, plan.spec.trusted_proxies),
         )
-        self.is_long = False
-        self.is_leaving = False
-        self.is_spoilt = False
-        """What was sent to the client is not whole, so nothing may follow it."""
-        self.is_trusted = forwarded.is_trusted(self.address, plan.spec.trusted_proxies)
-        """The peer may speak for others."""
-        self.port = port_of(stream.sock.getsockname())
-        self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
-        """What the last request's forwarding fields were, and for which host and version (heads.py)."""
-        self.snapshot = snapshot
-        """The newest generation that has this listener: what its requests are looked up in."""
-        self.exchange_began = trio.current_time()
-        self.head_seconds = 0.0
-        self.counted_in = self.counted_out = 0
-        """How much of the stream's bytes earlier records have."""
         self.is_fresh = True
         """No request has come yet."""
         self._lane = lane
         """One exchange at a time: between them the connection rides in the lane."""
         self._began: float | None = None
         self._begun: Begun | None = None
-        self._left: GateError | None = None
-        """How the client left while it waited for work."""
         self._scope = trio.CancelScope()
         self._idle: trio.CancelScope | None = None
 
@@ -139,8 +127,8 @@ class HttpConnection:
             self.is_fresh = False
             begun, self._begun = self._begun, None
             if begun is None:
-                self._renew_snapshot()
-            exchange = Exchange(self, head, self._record(head, begun), begun)
+                self.renew_snapshot()
+            exchange = Exchange(self, head, self.record(head, begun), begun)
             await exchange.run()
             if self.is_spoilt or self.stream.closed:  # closed: it was a tunnel
                 return None
@@ -193,41 +181,22 @@ class HttpConnection:
             self.codec.receive(data)
         return bool(data)
 
-    def _renew_snapshot(self) -> None:
-        """Follow a reload, but for one that has taken this listener away: its last requests still find their routes."""
-        newest = self.plane.snapshot
-        if newest is not self.snapshot:
-            plan = newest.listeners.get(self.plan.name)
-            if plan is not None and plan.spec.protocol == "http":
-                self.snapshot = newest
-
     async def _refuse(self, exc: ClientError) -> None:
         """What came is no request: say so, and write it down."""
         self.plane.page[self.plan.block + LISTENER_BAD_REQUESTS] += 1
-        record = self._record(None)
+        record = self.record(None)
         await answer.send_unread(self, record.id, exc)
         account.blame(record, exc)
         account.write(self, record)
         if not self.is_spoilt:
             await self._linger()
 
-    def _record(self, head: RequestHead | None, begun: Begun | None = None) -> AccessRecord:
-        record = AccessRecord(
-            ts=self.plane.wall(),
-            listener=self.plan.name,
-            peer=self.stream.peer,
-            proto="http/1.1",
-            generation=self.snapshot.generation,
-        )
-        if head is None:
-            record.id, record.client = self.plane.new_id(), str(self.address or "unix")
-            return record
-        record.id = heads.id_of(self, head) if begun is None else begun.id
-        record.method, record.host, record.path = (
-            part.decode("latin-1") for part in (head.method, head.host, head.path)
-        )
-        record.proto = "http/1.1" if head.version == b"1.1" else "http/1.0"
-        return record
+    def proto(self, head: RequestHead | None) -> str:
+        return "http/1.0" if head is not None and head.version == b"1.0" else "http/1.1"
+
+    def send_last_nowait(self, wire: Sequence[Buffer]) -> bool:
+        whole = b"".join(wire)
+        return self.stream.send_nowait(whole) == len(whole)
 
     async def _linger(self) -> None:
         """Send our end of stream, then read and drop what still comes, for a while (RFC 9112 9.6)."""
@@ -247,30 +216,5 @@ class HttpConnection:
         while self.codec.wants_data:
             data = await self.stream.receive_some()
             if not data:
-                raise ClientError(Reason.CLIENT_ABORT, "closed before the response was over")
+                raise client_gone()
             self.codec.receive(data)
-
-    async def while_client_waits(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do `work`; if the client leaves before it is done, cancel it and raise the ClientError.
-
-        Raises what of GateErrors `work` raises. What it makes must be kept by whoever wrote it: it may be done, and
-        this call be cancelled all the same.
-        """
-        failure: GateError | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch_for, nursery.cancel_scope)
-            try:
-                await work()
-            except GateError as exc:
-                failure = exc
-            nursery.cancel_scope.cancel()
-        failure = self._left or failure
-        if failure is not None:
-            raise failure
-
-    async def _watch_for(self, work: trio.CancelScope) -> None:
-        try:
-            await self.watch()
-        except GateError as exc:
-            self._left = exc
-            work.cancel()

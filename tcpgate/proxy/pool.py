@@ -138,6 +138,10 @@ class UpstreamConnection:
 
     # -- its end ----------------------------------------------------------------------------------------------------
 
+    def give_back(self, now: float, *, usable: bool) -> None:
+        """As the function; for who holds an `Upstream`."""
+        give_back(self, now, usable=usable)
+
     def close(self) -> None:
         """Give it up. Idempotent."""
         if self.is_open:

@@ -2,7 +2,7 @@
 
 Owner: the exchange, which lasts as long as the tunnel does; so does the endpoint's in-flight count. A reload does not
 touch a tunnel; a reload that removes its endpoint, and a drain, give it until their deadline
-(`HttpConnection.cut_by`).
+(`Downstream.cut_by`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from tcpgate.net.relay import RelayOutcome, relay
-from tcpgate.proxy.pool import UpstreamConnection
+from tcpgate.proxy.upstream import Upstream
 
 if TYPE_CHECKING:
     from tcpgate.proxy.exchange import Exchange
 
 
-async def run(exchange: Exchange, up: UpstreamConnection) -> RelayOutcome:
+async def run(exchange: Exchange, up: Upstream) -> RelayOutcome:
     """Relay until it is over; both streams are closed then. Cancelled: both are aborted."""
     connection = exchange.connection
     exchange.scope.deadline = math.inf  # the route's timeout was for the exchange, which the 101 has ended
