@@ -59,6 +59,7 @@ class Reason(enum.StrEnum):
     VERSION_UNSUPPORTED = "version_unsupported"
     CLIENT_ABORT = "client_abort"
     CLIENT_SLOW = "client_slow"
+    BAD_FRAME = "bad_frame"
     PROXY_HEADER = "proxy_header"
     TLS_REFUSED = "tls_refused"
     # The gateway said no
@@ -71,6 +72,7 @@ class Reason(enum.StrEnum):
     LOOP_DETECTED = "loop_detected"
     EXCHANGE_TIMEOUT = "exchange_timeout"
     IDLE_TIMEOUT = "idle_timeout"
+    MESSAGE_TOO_LARGE = "message_too_large"
     DRAINED = "drained"
     FILE_LIMIT = "file_limit"
     BUG = "bug"
@@ -147,6 +149,7 @@ REASONS: dict[Reason, ReasonFacts] = {
     ),
     Reason.CLIENT_ABORT: _facts(Side.CLIENT, 499, "", "CD", "The client left before the exchange was over."),
     Reason.CLIENT_SLOW: _facts(Side.CLIENT, 499, "", "cD", "The client read the response too slowly."),
+    Reason.BAD_FRAME: _facts(Side.CLIENT, 0, "", "PD", "The client's WebSocket frames are not well-formed."),
     Reason.PROXY_HEADER: _facts(
         Side.CLIENT, 0, "", "PR", "The connection does not begin with the PROXY header that is wanted of this peer."
     ),
@@ -172,6 +175,7 @@ REASONS: dict[Reason, ReasonFacts] = {
         Side.GATEWAY, 504, "http_response_timeout", "sD", "The exchange took longer than its route allows."
     ),
     Reason.IDLE_TIMEOUT: _facts(Side.GATEWAY, 0, "", "cD", "Nothing moved for the idle time."),
+    Reason.MESSAGE_TOO_LARGE: _facts(Side.GATEWAY, 0, "", "PD", "A WebSocket message is larger than allowed."),
     Reason.DRAINED: _facts(Side.GATEWAY, 503, "destination_unavailable", "PD", "The gateway is stopping or draining."),
     Reason.FILE_LIMIT: _facts(
         Side.GATEWAY, 503, "connection_limit_reached", "PC", "The gateway has no file descriptor left."
