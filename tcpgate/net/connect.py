@@ -9,6 +9,9 @@ connect(2) on a socket that is connecting tells how it went, and unlike SO_ERROR
 inet_stream_connect: EALREADY, 0 the first time after success, the error after a failure). So an event that was meant
 for an earlier owner of the descriptor does no harm.
 
+A connection that has to begin with more than its payload (`greeting.py`: a PROXY header, a TLS handshake) is connected
+once that is over; an address where it fails has failed.
+
 A deadline is found out by the lane's sweep, so up to 250 ms late; so is room in the backlog of a unix socket, for which
 connect(2) has no queue to wait in.
 
@@ -25,6 +28,7 @@ from typing import Protocol
 from tcpgate.errors import GateError, Reason, Refused, Retry, UpstreamError
 from tcpgate.net.address import Target
 from tcpgate.net.dial import all_failed, connect_failed, is_itself
+from tcpgate.net.greeting import Greeter, Greeting
 from tcpgate.net.lane import WRITE, Lane, Rider
 
 CONNECTED = frozenset({0, errno.EISCONN})
@@ -39,16 +43,29 @@ class Caller(Rider, Protocol):
         ...
 
     def connect_failed(self, error: GateError) -> None:
-        """There is none: UpstreamError(CONNECT_REFUSED, CONNECT_TIMEOUT, UNREACHABLE) or Refused(FILE_LIMIT)."""
+        """There is none: UpstreamError(CONNECT_REFUSED, CONNECT_TIMEOUT, UNREACHABLE, TLS_HANDSHAKE, TLS_CERTIFICATE)
+        or Refused(FILE_LIMIT)."""
         ...
 
 
 class Connecting:
     """One try to connect to one of several addresses."""
 
-    __slots__ = ("_at", "_caller", "_deadline", "_failures", "_lane", "_sock", "_targets", "_until")
+    # fmt: off
+    __slots__ = (
+        "_at", "_caller", "_deadline", "_failures", "_fd", "_greeter", "_greeting", "_lane", "_sock", "_targets",
+        "_until", "_watched",
+    )
+    # fmt: on
 
-    def __init__(self, lane: Lane, targets: Sequence[Target], deadline: float, caller: Caller) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        targets: Sequence[Target],
+        deadline: float,
+        caller: Caller,
+        greeting: Greeting | None = None,
+    ) -> None:
         self._lane = lane
         self._targets = targets
         self._deadline = deadline
@@ -57,6 +74,12 @@ class Connecting:
         self._until = deadline
         """When the address at hand has had its share of the time."""
         self._sock: socket.SocketType | None = None
+        self._fd = -1
+        self._watched = 0
+        """Events of it that the lane tells."""
+        self._greeting = greeting
+        self._greeter: Greeter | None = None
+        """Once the address at hand has accepted."""
         self._failures: list[UpstreamError] | None = None
 
     def start(self) -> None:
@@ -70,6 +93,7 @@ class Connecting:
         target = self._targets[self._at]
         try:
             self._sock = sock = socket.SocketType(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._fd = sock.fileno()
             if target.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             state = sock.connect_ex(target.sockaddr)
@@ -80,7 +104,7 @@ class Connecting:
         if state == errno.EINPROGRESS:
             state = sock.connect_ex(target.sockaddr)
         if state in NOT_YET:
-            self._wait(sock, target)
+            self._wait(WRITE, target)
         elif state == errno.EAGAIN:  # a unix socket with a full backlog
             self._lane.timed.add(self)
         else:
@@ -89,17 +113,23 @@ class Connecting:
     def cancel(self) -> None:
         """No connection is wanted any more; the caller is told nothing. Idempotent."""
         sock, self._sock = self._sock, None
+        greeter, self._greeter = self._greeter, None
         if sock is not None:
             self._lane.timed.discard(self)
-            self._lane.forget(sock.fileno())
+            self._lane.forget(self._fd)
+            self._watched = 0
             sock.close()
+        if greeter is not None:
+            greeter.sock.close()
 
     # -- what the lane calls ----------------------------------------------------------------------------------------
 
     def on_ready(self, _ready: int) -> None:
         """The connect has come to something."""
         sock, target = self._sock, self._targets[self._at]
-        if sock is not None:
+        if self._greeter is not None:
+            self._greet(self._greeter, target)
+        elif sock is not None:
             state = sock.connect_ex(target.sockaddr)
             if state not in NOT_YET:
                 self._settle(sock, target, state)
@@ -109,10 +139,12 @@ class Connecting:
         sock, target = self._sock, self._targets[self._at]
         if sock is None:
             return
+        greeter = self._greeter
         if now >= self._until:
             self.cancel()
-            self._failed(UpstreamError(Reason.CONNECT_TIMEOUT, f"{target}: no answer", retry=Retry.IF_UNSENT))
-        elif target.family == socket.AF_UNIX:
+            late = UpstreamError(Reason.CONNECT_TIMEOUT, f"{target}: no answer", retry=Retry.IF_UNSENT)
+            self._failed(late if greeter is None else greeter.late())
+        elif greeter is None and target.family == socket.AF_UNIX:
             state = sock.connect_ex(target.sockaddr)
             if state != errno.EAGAIN:
                 self._settle(sock, target, state)
@@ -124,9 +156,17 @@ class Connecting:
 
     # -- how it goes ------------------------------------------------------------------------------------------------
 
-    def _wait(self, sock: socket.SocketType, target: Target) -> None:
+    def _watch(self, events: int) -> None:
+        """Be told these events. OSError: no room."""
+        if not self._watched:
+            self._lane.add(self._fd, self.on_ready, events)
+        elif events != self._watched:
+            self._lane.change(self._fd, events)
+        self._watched = events
+
+    def _wait(self, events: int, target: Target) -> None:
         try:
-            self._lane.add(sock.fileno(), self.on_ready, WRITE)
+            self._watch(events)
         except OSError as exc:  # the user's allowance of epoll watches
             self.cancel()
             self._failed(Refused(Reason.FILE_LIMIT, f"{target}: {errno.errorcode.get(exc.errno or 0, str(exc))}"))
@@ -139,15 +179,37 @@ class Connecting:
             failure = OSError(state, errno.errorcode.get(state, "error"))
         elif is_itself(sock, target):
             failure = OSError(errno.ECONNREFUSED, "connected to itself")
+        elif self._greeting is not None:
+            self._greeter = Greeter(self._greeting, sock, target)
+            self._greet(self._greeter, target)
+            return
         else:
-            self._sock = None
-            if self in self._lane.timed:  # it had to wait
-                self._lane.timed.discard(self)
-                self._lane.remove(sock.fileno())
-            self._caller.connected(sock, target)
+            self._connected(sock, target)
             return
         self.cancel()
         self._failed(connect_failed(failure, target))
+
+    def _greet(self, greeter: Greeter, target: Target) -> None:
+        """Go on with what the connection begins with."""
+        try:
+            events = greeter.step()
+        except UpstreamError as error:
+            self.cancel()
+            self._failed(error)
+            return
+        if events:
+            self._wait(events, target)
+        else:
+            self._connected(greeter.sock, target)
+
+    def _connected(self, sock: socket.SocketType, target: Target) -> None:
+        self._sock = self._greeter = None
+        if self in self._lane.timed:  # it had to wait
+            self._lane.timed.discard(self)
+        if self._watched:
+            self._watched = 0
+            self._lane.remove(self._fd)
+        self._caller.connected(sock, target)
 
     def _failed(self, error: GateError) -> None:
         """The address at hand will not do: on to the next one, if there is one and it may do better."""

@@ -16,10 +16,12 @@ from collections.abc import Sequence
 from socket import AF_UNIX, SocketType
 
 import trio
-from trio.lowlevel import wait_writable
+from trio.lowlevel import wait_readable, wait_writable
 
 from tcpgate.errors import GateError, Reason, Refused, Retry, Side, UpstreamError
 from tcpgate.net.address import Target
+from tcpgate.net.greeting import Greeter, Greeting
+from tcpgate.net.lane import WRITE
 from tcpgate.net.resolve import Resolver, numeric_target
 from tcpgate.net.stream import Stream
 from tcpgate.units import EndpointAddress, parse_endpoint
@@ -43,11 +45,18 @@ CONNECT_REASONS: dict[int, Reason] = {
 errno."""
 
 
-async def dial(address: EndpointAddress | str, *, deadline: float, resolver: Resolver | None = None) -> Stream:
-    """A stream to `address` (a value, or the text of one), connected before `deadline`.
+async def dial(
+    address: EndpointAddress | str,
+    *,
+    deadline: float,
+    resolver: Resolver | None = None,
+    greeting: Greeting | None = None,
+) -> Stream:
+    """A stream to `address` (a value, or the text of one), connected before `deadline`, its `greeting` said.
 
     Without a resolver only numeric addresses and paths will do. Raises UpstreamError (CONNECT_REFUSED, CONNECT_TIMEOUT,
-    UNREACHABLE, DNS_FAILED) for the last address tried, or Refused(FILE_LIMIT). Cancelled: the socket is closed.
+    UNREACHABLE, DNS_FAILED, TLS_HANDSHAKE, TLS_CERTIFICATE) for the last address tried, or Refused(FILE_LIMIT).
+    Cancelled: the socket is closed.
     """
     if isinstance(address, str):
         address = parse_endpoint(address)
@@ -55,7 +64,7 @@ async def dial(address: EndpointAddress | str, *, deadline: float, resolver: Res
     failures: list[UpstreamError] = []
     for index, target in enumerate(targets):
         try:
-            return await _dial_one(target, _share(deadline, len(targets) - index))
+            return await _dial_one(target, _share(deadline, len(targets) - index), greeting)
         except UpstreamError as exc:
             failures.append(exc)
     raise all_failed(failures)
@@ -77,23 +86,35 @@ def _share(deadline: float, addresses: int) -> float:
     return now + (deadline - now) / addresses
 
 
-async def _dial_one(target: Target, deadline: float) -> Stream:
+async def _dial_one(target: Target, deadline: float, greeting: Greeting | None) -> Stream:
     try:
         sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     except OSError as exc:
         raise connect_failed(exc, target) from exc
+    greeter: Greeter | None = None
     try:
         with trio.CancelScope(deadline=deadline) as scope:
             await _connect(sock, target)
+            if greeting is not None:
+                greeter = Greeter(greeting, sock, target)
+                await _greet(greeter)
+        if scope.cancelled_caught and greeter is not None:
+            raise greeter.late()
         if scope.cancelled_caught:
             raise UpstreamError(Reason.CONNECT_TIMEOUT, f"{target}: no answer", retry=Retry.IF_UNSENT)
-    except OSError as exc:
+    except BaseException as exc:
         sock.close()
-        raise connect_failed(exc, target) from exc
-    except BaseException:
-        sock.close()
+        if greeter is not None:
+            greeter.sock.close()
+        if isinstance(exc, OSError):
+            raise connect_failed(exc, target) from exc
         raise
-    return Stream(sock, Side.UPSTREAM, str(target))
+    return Stream(sock if greeter is None else greeter.sock, Side.UPSTREAM, str(target))
+
+
+async def _greet(greeter: Greeter) -> None:
+    while events := greeter.step():
+        await (wait_writable if events == WRITE else wait_readable)(greeter.sock)
 
 
 async def _connect(sock: socket.socket, target: Target) -> None:
