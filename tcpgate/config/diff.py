@@ -14,12 +14,15 @@ from typing import Any, Generic, TypeVar
 
 import attrs
 
-from tcpgate.config import schema, validators
+from tcpgate.config import schema, schema_tls, validators
 from tcpgate.config.export import HIDDEN, Json, plain, span_text
+from tcpgate.config.report import dotted
 
 NEEDS_RESTART = frozenset({"gateway.state_dir", "admin.bind", "admin.token"})
 """Settings that the process reads once, when it starts; all others take effect with the reload."""
 
+FILES = {"chain_pem": "cert"}
+"""The content's field -> the file's, where it is not called so but for `_pem`."""
 MAX_VALUE = 80
 """Characters of a value that a line for people shows."""
 
@@ -35,7 +38,7 @@ class Change:
     """Dotted, below the table that the change is told of: `limits.head`."""
     old: Any
     new: Any
-    """As TOML has them; None: not set. A secret that has changed is "***" in both."""
+    """As TOML has them; None: not set. A secret that has changed is "***" in both, and so is what a file held."""
 
 
 @attrs.frozen(kw_only=True)
@@ -199,11 +202,35 @@ def _changes(old: Any, new: Any, prefix: str = "") -> Iterator[Change]:
         before, after, key = getattr(old, field.name), getattr(new, field.name), prefix + field.name
         if before == after:
             continue
-        nested = attrs.has(type(after)) and type(before) is type(after) and not isinstance(after, validators.Secret)
-        if nested:
+        if _is_table(before) and _is_table(after):
             yield from _changes(before, after, f"{key}.")
+        elif (pairs := _pairs(before, after)) is not None:
+            for place, (one, other) in pairs.items():
+                yield from _changes(one, other, f"{key}{place}.")
+        elif field.name.endswith("_pem"):
+            # Told as the file that held it; that the file is another one has been told already.
+            file = FILES.get(field.name, field.name.removesuffix("_pem"))
+            if getattr(old, file) == getattr(new, file):
+                yield Change(prefix + file, plain(before, field.type), plain(after, field.type))
         else:
             yield Change(key, plain(before, field.type), plain(after, field.type))
+
+
+def _is_table(value: Any) -> bool:
+    return attrs.has(type(value)) and not isinstance(value, validators.Secret)
+
+
+def _pairs(old: Any, new: Any) -> dict[str, tuple[Any, Any]] | None:
+    """What stands in the same place in two lists or tables of tables; None if they are not that, or not alike.
+
+    Endpoints are none: they are told by their addresses.
+    """
+    match old, new:
+        case (schema_tls.Certificate(), *_), (schema_tls.Certificate(), *_) if len(old) == len(new):
+            return {f"[{index}]": pair for index, pair in enumerate(zip(old, new, strict=True))}
+        case Mapping(), Mapping() if old.keys() == new.keys() and all(map(_is_table, [*old.values(), *new.values()])):
+            return {f".{dotted((name,))}": (old[name], new[name]) for name in new}
+    return None
 
 
 # -- telling --------------------------------------------------------------------------------------------------------

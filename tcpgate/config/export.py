@@ -43,7 +43,9 @@ def plain(value: Any, type_: Any) -> Any:
             return rate_text(value)
     if attrs.has(type(value)):
         attrs.resolve_types(type(value))
-        fields = {field.name: plain(getattr(value, field.name), field.type) for field in attrs.fields(type(value))}
+        # What a file held is told by the file's name.
+        shown = [field for field in attrs.fields(type(value)) if not field.name.endswith("_pem")]
+        fields = {field.name: plain(getattr(value, field.name), field.type) for field in shown}
         return {name: item for name, item in fields.items() if item is not None}
     return value
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from tcpgate.config import forms, schema
+from tcpgate.config import forms, schema, schema_tls
 from tcpgate.config.report import KeyPath, quoted
 from tcpgate.units import parse_bind, parse_endpoint
 
@@ -60,6 +60,11 @@ def _each(form: Form) -> Judge:
     return judge_each
 
 
+def _maybe(judge_value: Judge) -> Judge:
+    """The field may be absent."""
+    return lambda value: iter(()) if value is None else judge_value(value)
+
+
 def _fields(name_form: Form, value_form: Form) -> Judge:
     """The field is a table of header fields or query parameters."""
 
@@ -68,6 +73,25 @@ def _fields(name_form: Form, value_form: Form) -> Judge:
             yield (name,), name_form(name) or value_form(value)
 
     return judge_fields
+
+
+def _names(form: Form) -> Judge:
+    """The field is a table by names of servers or protocols."""
+
+    def judge_names(table: Mapping[str, Any]) -> Findings:
+        for name in table:
+            yield (name,), form(name)
+
+    return judge_names
+
+
+def _servers(table: Mapping[str, Any]) -> Findings:
+    """Names of servers ignore case (RFC 4343)."""
+    first: dict[str, str] = {}
+    for name in table:
+        other = first.setdefault(name.lower(), name)
+        if other != name:
+            yield (name,), f"is the same server as {quoted(other)}"
 
 
 def _request_fields(fields: Mapping[str, str]) -> Findings:
@@ -112,6 +136,14 @@ def _statuses(statuses: tuple[str, ...]) -> Findings:
         yield (), 'with no status accepted no probe could succeed; the default is ["200-399"]'
 
 
+PEM_FILES = (
+    *((schema_tls.Certificate, key) for key in ("cert", "key")),
+    *((schema_tls.ListenerTls, key) for key in ("client_ca", "client_crl")),
+    *((schema_tls.TlsRules, key) for key in ("client_ca", "client_crl")),
+    *((schema_tls.UpstreamTls, key) for key in ("ca", "cert", "key")),
+)
+"""Fields that name a PEM file."""
+
 FORMS: Mapping[tuple[type, str], tuple[Judge, ...]] = {
     (schema.Gateway, "state_dir"): (_one(forms.folder),),
     (schema.Admin, "bind"): (_one(forms.admin_bind),),
@@ -119,6 +151,16 @@ FORMS: Mapping[tuple[type, str], tuple[Judge, ...]] = {
     (schema.Log, "access"): (_one(forms.log_target),),
     (schema.Log, "events"): (_one(forms.log_target),),
     (schema.Listener, "bind"): (_each(forms.bind),),
+    (schema.Listener, "sni"): (_names(forms.server_name), _servers),
+    (schema.Listener, "alpn"): (_names(forms.alpn),),
+    **dict.fromkeys(PEM_FILES, (_one(forms.secret_file),)),
+    (schema_tls.Certificate, "names"): (_each(forms.certificate_name), _once),
+    (schema_tls.ListenerTls, "alpn"): (_each(forms.alpn), _once),
+    (schema_tls.ListenerTls, "ciphers"): (_one(forms.ciphers),),
+    (schema_tls.ListenerTls, "hosts"): (_names(forms.server_name), _servers),
+    (schema_tls.TlsRules, "alpn"): (_maybe(_each(forms.alpn)), _maybe(_once)),
+    (schema_tls.UpstreamTls, "name"): (_one(forms.certificate_name),),
+    (schema_tls.UpstreamTls, "pin"): (_each(forms.pin), _once),
     (schema.Respond, "content_type"): (_one(forms.field_value),),
     (schema.Redirect, "to"): (_one(forms.redirect_target),),
     (schema.Route, "listeners"): (_once,),
@@ -148,6 +190,10 @@ CANONICAL: Mapping[tuple[type, str], Callable[[Any], Any]] = {
     (schema.Admin, "bind"): lambda text: str(parse_bind(text)),
     (schema.Listener, "bind"): lambda texts: tuple(str(parse_bind(text)) for text in texts),
     (schema.Endpoint, "address"): lambda text: str(parse_endpoint(text)),
+    (schema.Listener, "sni"): lambda table: {name.lower(): upstream for name, upstream in table.items()},
+    (schema_tls.ListenerTls, "hosts"): lambda table: {name.lower(): rules for name, rules in table.items()},
+    (schema_tls.Certificate, "names"): lambda names: tuple(name.lower().strip("[]") for name in names),
+    (schema_tls.UpstreamTls, "name"): lambda name: name and name.strip("[]"),
 }
 """An address is an identity across reloads, so each has one text: "LOCALHOST:80" and "localhost:80" are the same
-endpoint."""
+endpoint. Names of servers are compared in lower case, addresses without their brackets."""

@@ -9,6 +9,7 @@ RFC 1123 2.1 (labels); RFC 5890 2.3.2.1 (A-labels).
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from urllib.parse import unquote_to_bytes
@@ -135,6 +136,49 @@ def authority(text: str) -> str:
     if has_port and not (re.fullmatch(r"[0-9]{1,5}", port) and int(port) < 65536):
         return f'{quoted(text)} has no right port; write it as "api.example.com" or "api.example.com:8080"'
     return host(name if has_port else text) if "*" not in text else f"{quoted(text)} is not a host"
+
+
+def server_name(text: str) -> str:
+    """A name that a client may ask for by SNI: "db.example.com", "*.example.com"."""
+    problem = host(text)
+    if not problem and is_address(text):
+        problem = f"{quoted(text)} is an address, and a client names none (RFC 6066 3)"
+    return problem
+
+
+def certificate_name(text: str) -> str:
+    """What a certificate may be for: a server name or an address."""
+    return "" if is_address(text) else server_name(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether this is an IP address, an IPv6 one with or without its brackets."""
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def alpn(text: str) -> str:
+    """A protocol's name in ALPN (RFC 7301 3.1: 1 to 255 bytes)."""
+    if 1 <= len(text.encode()) <= 255:
+        return ""
+    return f'{quoted(text)} is not a protocol; it has 1 to 255 bytes, such as "h2", "http/1.1", "postgresql"'
+
+
+def ciphers(text: str) -> str:
+    """OpenSSL's cipher list; which words there are, the library tells when it is used."""
+    return "" if re.fullmatch(r"[!-~]+", text) else f'{quoted(text)} is not a cipher list; such as "ECDHE+AESGCM"'
+
+
+def pin(text: str) -> str:
+    """The digest of a public key, in RFC 7469's form."""
+    match = re.fullmatch(r"sha256/([A-Za-z0-9+/]{43}=)", text)
+    # Of the last of 43 digits four bits count; one with more is the spelling of no digest.
+    if match and base64.b64encode(base64.b64decode(match[1])).decode() == match[1]:
+        return ""
+    return f'{quoted(text)} is not a pin; write it as "sha256/BASE64", the base64 of 32 bytes'
 
 
 def route_path(text: str) -> str:
@@ -270,7 +314,7 @@ def folder(text: str) -> str:
 
 
 def secret_file(text: str) -> str:
-    """A file that holds a secret, or "credential:NAME"."""
+    """A file that holds a secret or a certificate, or "credential:NAME"."""
     if not text or "\0" in text:
         return f"{quoted(text)} is not a file"
     if text.startswith("credential:") and not re.fullmatch(r"credential:[A-Za-z0-9_.-]{1,255}", text):

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import attrs
 
-from tcpgate.config import schema, validators
+from tcpgate.config import schema, schema_tls, validators
 from tcpgate.config.export import Json, plain
 from tcpgate.config.source import NAMED_TABLES
 from tcpgate.config.structure import NAME
@@ -48,6 +48,7 @@ PATTERNS: Mapping[tuple[type, str], str] = {
     (schema.Upstream, "hash_key"): rf"source|path|(header|cookie):{_TOKEN}",
     (schema.Health, "http"): r"/[!-\"$-~]*",
     (schema.Health, "status"): r"[1-5][0-9]{2}(-[1-5][0-9]{2})?",
+    (schema_tls.UpstreamTls, "pin"): r"sha256/[A-Za-z0-9+/]{43}=",
     (schema.Redirect, "to"): r"/.*|[hH][tT][tT][pP][sS]?://[^/].*",
 }
 """The forms of `fields.py`, as far as a regular expression tells them."""

@@ -13,8 +13,8 @@ import attrs
 import pytest
 from hypothesis import strategies as st
 
-from tcpgate.config import schema, validators
-from tcpgate.config.fields import FORMS
+from tcpgate.config import schema, schema_tls, validators
+from tcpgate.config.fields import FORMS, PEM_FILES
 from tcpgate.units import Bytes, Networks, Seconds, parse_network
 
 
@@ -68,6 +68,15 @@ SAMPLES: Mapping[tuple[type, str], list[Any]] = {
         ("unix:/run/w", "0.0.0.0:80"),
     ],
     (schema.Listener, "upstream"): [None, *NAMES],
+    (schema.Listener, "sni"): [{}, {"a.example": "a"}, {"a.example": "b", "*.b.example": "F_2"}],
+    (schema.Listener, "alpn"): [{}, {"postgresql": "a"}, {"h2": "b", "dot \u00e9": "c-1"}],
+    (schema.Listener, "mode"): ["0660", "777", "0600"],
+    (schema_tls.Certificate, "names"): [(), ("a.example", "*.b.example"), ("10.0.0.1", "::1")],
+    (schema_tls.ListenerTls, "alpn"): [("h2", "http/1.1"), (), ("imap",)],
+    (schema_tls.ListenerTls, "ciphers"): [None, "ECDHE+AESGCM:!aNULL"],
+    (schema_tls.TlsRules, "alpn"): [None, (), ("http/1.1",)],
+    (schema_tls.UpstreamTls, "name"): [None, "a.example", "::1"],
+    (schema_tls.UpstreamTls, "pin"): [(), ("sha256/" + "A" * 43 + "=",)],
     (schema.Listener, "trusted_proxies"): [
         Networks(),
         Networks([parse_network("10.0.0.0/8"), parse_network("::1/128")]),
@@ -97,10 +106,15 @@ SAMPLES: Mapping[tuple[type, str], list[Any]] = {
     (schema.Health, "body"): [None, "ok|ready"],
     (schema.Health, "status"): [("200-399",), ("200", "204")],
 }
+KINDS = ("http", "tcp", "tls", "grpc", "exec", "send", "expect")
+SERVERS = ["a.example", "*.a.example", "b"]
+FILES = ["a.pem", "b.pem", "credential:c"]
 PROBES: list[dict[str, Any]] = [
     {"http": "/healthz"},
     {"tcp": True},
     {"tls": True},
+    {"grpc": ""},
+    {"grpc": "a.Service"},
     {"exec": ("/bin/true", "-x")},
     {"send": "PING\\r\\n", "expect": "PONG"},
 ]
@@ -126,14 +140,23 @@ def field_values(cls: Any, field: attrs.Attribute[Any]) -> st.SearchStrategy[Any
     type_: Any = field.type
     if (cls, field.name) in SAMPLES:
         return st.sampled_from(SAMPLES[cls, field.name])
+    if (cls, field.name) in PEM_FILES:
+        files = st.sampled_from(FILES)
+        return files if field.default is attrs.NOTHING else st.none() | files
+    if type_ == Mapping[str, schema_tls.TlsRules]:
+        return st.dictionaries(st.sampled_from(SERVERS), objects(schema_tls.TlsRules), max_size=2)
     if (cls, field.name) in FORMS:
         return st.just(field.default)  # a form that no sample above is known for
     if type_ is str:
         return st.text(st.characters(codec="utf-8", exclude_characters="$"), max_size=8)
     if type_ is bool:
         return st.booleans()
-    if typing.get_origin(type_) is Literal:
-        return st.sampled_from(typing.get_args(type_))
+    for words in (type_, *typing.get_args(type_)):
+        if typing.get_origin(words) is Literal:
+            choice = st.sampled_from(typing.get_args(words))
+            return choice if words is type_ else st.none() | choice
+    if type_ == tuple[schema_tls.Certificate, ...]:
+        return st.lists(objects(schema_tls.Certificate), min_size=1, max_size=2).map(tuple)
     if typing.get_origin(type_) is tuple:
         return st.lists(objects(schema.Endpoint), min_size=1, max_size=4, unique_by=lambda one: one.address).map(tuple)
     inner = next((arg for arg in typing.get_args(type_) if attrs.has(arg)), type_)
@@ -148,7 +171,8 @@ def objects(cls: Any) -> st.SearchStrategy[Any]:
         field.name: field_values(cls, field)
         for field in attrs.fields(attrs.resolve_types(cls))
         if field.type != validators.Secret | None
-        and field.name not in ("http", "tcp", "tls", "exec", "send", "expect", "kind")
+        and field.name != "kind"
+        and not (cls is schema.Health and field.name in KINDS)
     }
     needed = {field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING}
     keys = st.fixed_dictionaries(

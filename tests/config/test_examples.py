@@ -10,7 +10,7 @@ import attrs
 import pytest
 import tomli
 
-from tcpgate.config import schema, validators
+from tcpgate.config import schema, schema_tls, validators
 from tcpgate.config.load import load
 from tcpgate.config.structure import converter
 
@@ -21,13 +21,17 @@ TABLES: dict[str, type] = {
     "admin": schema.Admin,
     "log": schema.Log,
     "listeners.*": schema.Listener,
+    "listeners.*.tls": schema_tls.ListenerTls,
+    "listeners.*.tls.hosts.*": schema_tls.TlsRules,
     "listeners.*.limits": schema.HttpLimits,
     "listeners.*.timeouts": schema.ClientTimeouts,
     "routes.*": schema.Route,
     "routes.*.respond": schema.Respond,
     "routes.*.redirect": schema.Redirect,
+    "routes.*.websocket": schema.WebSocket,
     "filters.*": schema.HeadersFilter,
     "upstreams.*": schema.Upstream,
+    "upstreams.*.tls": schema_tls.UpstreamTls,
     "upstreams.*.health": schema.Health,
     "upstreams.*.passive": schema.Passive,
     "upstreams.*.pool": schema.Pool,
@@ -50,8 +54,10 @@ class Shown:
 
 def class_of(table: str, following: str) -> type:
     """The schema's class of a table; a filter's depends on its kind."""
-    first, *rest = table.split(".")
-    name = ".".join([first, *(["*"] if rest else []), *rest[1:]])
+    parts = re.findall(r'"[^"]+"|[^.]+', table)
+    name = ".".join("*" if index % 2 else part for index, part in enumerate(parts[:2])) + "".join(
+        ".*" if part.startswith('"') else f".{part}" for part in parts[2:]
+    )
     kind = re.search(r'^kind = "(\w+)"', following, re.MULTILINE)
     return schema.FILTER_SPECS[kind[1]] if name == "filters.*" and kind else TABLES[name]
 
@@ -59,10 +65,10 @@ def class_of(table: str, following: str) -> type:
 def shown() -> list[Shown]:
     """Every key of the commented file, in order."""
     found = []
-    for block in re.split(r"^(?=\[)", TEXT, flags=re.MULTILINE)[1:]:
+    for block in re.split(r"^(?:# )?(?=\[)", TEXT, flags=re.MULTILINE)[1:]:
         header, _, body = block.partition("\n")
         cls = class_of(header[1 : header.index("]")], body)
-        matches = re.finditer(r"^(|#|# )([a-z_]+) = ", body, re.MULTILINE)
+        matches = re.finditer(r"^(|#|# )([a-z0-9_]+) = ", body, re.MULTILINE)
         found += [Shown(cls, match[2], body[match.end(2) :], match[1]) for match in matches]
     return found
 
@@ -95,14 +101,15 @@ def test_the_file_loads_without_a_warning(name: str, environ: dict[str, str]) ->
 def test_every_key_of_every_class_is_shown() -> None:
     keys = {(one.cls, one.key) for one in shown()}
     classes = {*TABLES.values(), *schema.FILTER_SPECS.values()}
-    wanted = {(cls, field.name) for cls in classes for field in attrs.fields(cls)}
+    wanted = {(cls, field.name) for cls in classes for field in attrs.fields(cls) if not field.name.endswith("_pem")}
     nested = {
         (cls, name.rpartition(".")[2]) for name in TABLES for cls in (schema.Listener, schema.Route, schema.Upstream)
-    }
+    } | {(schema_tls.ListenerTls, "hosts")}
     missing = {(cls.__name__, key) for cls, key in wanted - keys - nested - {(schema.Admin, "token")}}
     assert missing == set()
-    for field in attrs.fields(schema.Endpoint):
-        assert re.search(rf"\{{.*\b{field.name} = ", TEXT)
+    for cls in (schema.Endpoint, schema_tls.Certificate):
+        for key in {field.name for field in attrs.fields(cls)} - {"chain_pem", "key_pem"}:
+            assert re.search(rf"\{{.*\b{key} = ", TEXT)
     assert "# include = " in TEXT
 
 
@@ -115,10 +122,18 @@ def test_a_key_that_is_commented_out_shows_its_default(one: Shown) -> None:
 
 @pytest.mark.parametrize("one", [one for one in shown() if one.mark == "# "], ids=lambda one: one.key)
 def test_an_example_has_no_default(one: Shown) -> None:
-    assert default_of(one) is None
+    assert default_of(one) in (None, attrs.NOTHING)
 
 
 def test_every_class_of_the_schema_has_a_table_in_the_file() -> None:
-    classes = {cls for cls in vars(schema).values() if isinstance(cls, type) and attrs.has(cls)}
-    not_tables = {schema.Config, schema.Endpoint, validators.Secret, validators.Between, validators.Maybe}
+    named = {**vars(schema), **vars(schema_tls)}
+    classes = {cls for cls in named.values() if isinstance(cls, type) and attrs.has(cls)}
+    not_tables = {
+        schema.Config,
+        schema.Endpoint,
+        schema_tls.Certificate,
+        validators.Secret,
+        validators.Between,
+        validators.Maybe,
+    }
     assert classes - not_tables == {*TABLES.values(), *schema.FILTER_SPECS.values()}

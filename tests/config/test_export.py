@@ -13,7 +13,7 @@ import pytest
 import tomli
 from hypothesis import strategies as st
 
-from tcpgate.config import schema, validators
+from tcpgate.config import schema, schema_tls, validators
 from tcpgate.config.expand import Environment
 from tcpgate.config.export import dump, rate_text, size_text, span_text
 from tcpgate.config.json_schema import json_schema
@@ -92,7 +92,11 @@ def test_a_data_rate_reads_back_exactly(rate: float, text: str) -> None:
 
 def test_every_field_of_every_class_is_in_a_dump() -> None:
     health = schema.Health(http="/", host="h", body="b", fast_interval=attrs.fields(schema.Health).interval.default)
-    upstream = schema.Upstream(endpoints=(schema.Endpoint(address="a:1"),), health=health, bounded_load=1.5)
+    tls = schema_tls.UpstreamTls(ca="ca.pem", name="a", cert="c.pem", key="k.pem", key_pem=validators.Secret("hunter2"))
+    upstream = schema.Upstream(endpoints=(schema.Endpoint(address="a:1"),), health=health, bounded_load=1.5, tls=tls)
     dumped = dump(schema.Config(upstreams={"u": upstream}))["upstreams"]["u"]
     assert set(dumped) == {field.name for field in attrs.fields(schema.Upstream)}
-    assert set(dumped["health"]) == {field.name for field in attrs.fields(schema.Health)} - {"expect"}
+    assert set(dumped["health"]) == {field.name for field in attrs.fields(schema.Health)} - {"expect", "grpc"}
+    assert set(dumped["tls"]) == {
+        field.name for field in attrs.fields(schema_tls.UpstreamTls) if not field.name.endswith("_pem")
+    }
