@@ -22,23 +22,20 @@ Source: `relay.py`, which says why; epoll(7), RFC 9293 3.6, splice(2). Owner: th
 from __future__ import annotations
 
 import errno
-import fcntl
 import select
 import socket
-import struct
-import termios
 from contextlib import suppress
 from typing import Protocol
 
 from tcpgate.errors import Reason, Side
+from tcpgate.net.ending import reset
 from tcpgate.net.lane import NOTHING, READ, WRITE, Lane, Rider
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
 from tcpgate.net.relay import BULKY_AFTER, BULKY_READ, GOODBYE, MEAGRE, which_time
-from tcpgate.net.stream import READ_SIZE
+from tcpgate.net.stream import READ_SIZE, unsent
 
 _ENDED = select.EPOLLRDHUP
 """Told with READ: the end of stream is here, right behind what there is to read."""
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # struct linger: on, zero seconds
 
 
 class Owner(Rider, Protocol):
@@ -47,13 +44,6 @@ class Owner(Rider, Protocol):
     def relayed(self, reason: Reason, ended_by: Side, detail: str) -> None:
         """It is over, and both sockets are closed. Called once; as a `RelayOutcome`, but the ends have the counts."""
         ...
-
-
-def reset(sock: socket.SocketType) -> None:
-    """Close with RST: what is unsent is dropped, and the peer cannot take a torn stream for a whole one."""
-    # A unix socket takes the option and ignores it; its peer sees an end of stream.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    sock.close()
 
 
 class LaneRelay:
@@ -95,10 +85,15 @@ class LaneRelay:
         self._goodbye = 0.0
         """Until when the side that is left may take what the broken one had said; 0.0: all is well."""
 
-    def start(self) -> None:
-        """Begin to move. OSError: the epoll set has no room; `cut` it then."""
+    def start(self, to_endpoint: bytes = b"", to_client: bytes = b"") -> None:
+        """Begin to move. OSError: the epoll set has no room; `cut` it then.
+
+        `to_endpoint` and `to_client` were read from the other side already, and go first.
+        """
         self.client.want(READ)
         self.endpoint.want(READ)
+        self.client.hold(to_endpoint)
+        self.endpoint.hold(to_client)
 
     def cut(self, reason: Reason, detail: str = "") -> None:
         """End it with a reset of both sides, now."""
@@ -347,6 +342,12 @@ class _End:
         if not pipe.held:
             self._give_back()
 
+    def hold(self, data: bytes) -> None:
+        """`data`, if any, came from here before the relay began: nothing is read before it has gone."""
+        if data:
+            self._held = memoryview(data)
+            self._hold()
+
     def _hold(self) -> None:
         """The other side has no room: read nothing until it has."""
         self.want(self.events & ~READ)
@@ -366,8 +367,7 @@ class _End:
     def unsent(self) -> int:
         """Bytes in the kernel's send buffer that the peer has not acknowledged (SIOCOUTQ)."""
         with suppress(OSError):
-            (count,) = struct.unpack("i", fcntl.ioctl(self.fd, termios.TIOCOUTQ, b"\0\0\0\0"))
-            return int(count)
+            return unsent(self.sock)
         return 0
 
     def drop_held(self) -> None:

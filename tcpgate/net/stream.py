@@ -119,6 +119,11 @@ class Stream:
         self._returned += [data] if data else []
         self._returned += [broken] if broken is not None else []
 
+    @property
+    def is_ahead(self) -> bool:
+        """Whether something was given back, so that the socket is not all that there is to receive."""
+        return bool(self._returned)
+
     def _take_returned(self, max_bytes: int) -> bytes:
         first = self._returned.pop(0)
         if isinstance(first, OSError):

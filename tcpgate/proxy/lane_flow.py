@@ -21,8 +21,9 @@ import trio
 from tcpgate.errors import GateError, Reason, Side, UpstreamError
 from tcpgate.net.address import SocketAddress, Target, describe, number_of
 from tcpgate.net.connect import Connecting
+from tcpgate.net.ending import reset
 from tcpgate.net.lane import Lane
-from tcpgate.net.lane_relay import LaneRelay, reset
+from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.policy.hashing import hash64
 from tcpgate.proxy.flow import FlowTarget, close_books
 from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES
