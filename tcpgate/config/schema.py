@@ -164,6 +164,9 @@ class Listener:
     alpn: Mapping[str, str] = attrs.field(factory=dict)
     """For tcp: protocol that the client offers -> upstream; looked at before `sni`."""
     tls: ListenerTls | None = None
+    starttls: Literal["off", "postgres"] = "off"
+    """For tcp: clients ask for TLS in a protocol of their own first. "postgres": its SSLRequest is answered for them,
+    before `tls` ends their TLS, or `sni` and `alpn` see where it goes."""
     trusted_proxies: Networks = Networks()
     """Whose X-Forwarded-*, Forwarded and X-Request-Id are believed, and whose PROXY headers."""
     proxy_protocol: ProxyIn = "off"
