@@ -1,4 +1,4 @@
-"""What the ssl module does not offer of the OpenSSL that it stands on: four calls, by ctypes.
+"""What the ssl module does not offer of the OpenSSL that it stands on: a few calls, by ctypes.
 
 The ssl module keeps a pointer to OpenSSL's object in each of its own: right behind the object's head. `open_library`
 finds the very library that `_ssl` is linked with, and proves the layout on a context and a connection of its own
@@ -25,6 +25,7 @@ _GET_TICKET_KEYS = 58
 _SET_TICKET_KEYS = 59
 _SET_CACHE_MODE = 44
 _MODE = 33
+_UPDATE_BOTH = 1
 _CACHE_NOTHING = 0x0002 | 0x0300  # SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL
 _RELEASE_BUFFERS = 0x10
 _HEAD: Final = object.__basicsize__
@@ -51,6 +52,13 @@ class LibSsl:
         if done < 0:
             self._lib.ERR_clear_error()
         return done
+
+    def update_key(self, connection: object) -> bool:
+        """Change the keys of a TLS 1.3 connection, with its next record, and ask the peer for the same. Whether it
+        will be."""
+        done: int = self._lib.SSL_key_update(_word(connection, _HEAD + _WORD), _UPDATE_BOTH)
+        self._lib.ERR_clear_error()
+        return done == 1
 
     def set_ticket_keys(self, context: ssl.SSLContext, keys: bytes) -> bool:
         """Seal and open session tickets with these `keys` from now on. Whether they are in use."""
@@ -87,6 +95,7 @@ def open_library() -> LibSsl | None:
         lib = ctypes.PyDLL(_ssl.__file__)  # holds the GIL: none of these calls waits
         for name, result, arguments in (
             ("SSL_shutdown", ctypes.c_int, (ctypes.c_void_p,)),
+            ("SSL_key_update", ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, (ctypes.c_void_p,)),
             ("SSL_CTX_ctrl", ctypes.c_long, (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)),
             ("SSL_CTX_set_session_id_context", ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint)),

@@ -10,8 +10,8 @@ Theory of operation. OpenSSL works on the descriptor itself. It differs from a s
 - *A piece begun must be finished.* OpenSSL seals a record, and when it does not fit, wants to be given the same bytes
   again. `send` counts such a piece as not sent, and gives the same length the next time. So bytes that a `send` has
   not taken must be the first ones of the next, as every sender of a stream does.
-- *Two ends.* close_notify says that the stream is whole; a FIN without it may be an attacker's. `strict_end` tells
-  whether that is a reset (by default it is for an endpoint's, not for a client's: many do not say goodbye).
+- *Two ends.* close_notify says that the stream is whole; a FIN without it may be an attacker's. From an endpoint
+  that is a reset (`strict_end`). From a client it is an end, as many do not say goodbye, and the answer still goes out.
 - *Half-closing.* OpenSSL's goodbye is one way since TLS 1.3, and was in practice before. `shutdown(SHUT_WR)` sends
   close_notify and FIN; what the peer still sends is received.
 - *Messages that carry no bytes* (tickets, key updates) make the descriptor readable: `recv` says "not now" then.
@@ -41,6 +41,8 @@ TAKE_MORE = 1024
 """Bytes of a record from which on `recv` looks for another: behind a short one there mostly is none, and looking in
 vain costs an exception."""
 
+_IGNORE_CUTS = 0x80
+"""ssl.OP_IGNORE_UNEXPECTED_EOF, of OpenSSL 3 (some Pythons do not name it)."""
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -57,7 +59,10 @@ class _Connection(Protocol):
 def prepare(context: ssl.SSLContext) -> ssl.SSLContext:
     """Have `context` make TlsSockets. Their bytes must be as the module says, so nothing may change that later."""
     context.sslsocket_class = TlsSocket
-    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # or a cut stream would look whole
+    if context.protocol is ssl.PROTOCOL_TLS_SERVER:
+        context.options |= _IGNORE_CUTS  # or OpenSSL would refuse to send anything after a client's bare FIN
+    else:
+        context.options &= ~_IGNORE_CUTS  # or a cut stream would look whole
     # A peer's renegotiation is a CPU drain (CVE-2011-1473), compression an oracle (CRIME).
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     if LIBSSL is not None:
@@ -69,8 +74,8 @@ class TlsSocket(ssl.SSLSocket):
     """One connection's end. Made by a `prepare`d context's `wrap_socket`, of a connected non-blocking socket, with
     `do_handshake_on_connect=False`; `do_handshake` raises what the ssl module raises."""
 
-    strict_end: bool | None = None
-    """Whether an end of stream without close_notify is a reset; None: if the other end is a server."""
+    strict_end: bool = True
+    """Of an endpoint's: whether an end of stream without close_notify is a reset."""
 
     _sslobj: _Connection | None
     _first: bytes = b""  # received, by `MSG_PEEK`, and not yet given out
@@ -78,6 +83,7 @@ class TlsSocket(ssl.SSLSocket):
     _ended: bool = False  # nothing more will be received, and all is well
     _begun: int = 0  # length of the piece that OpenSSL has begun to send
     _said_goodbye: bool = False
+    _closing: bool = False  # nothing that the peer may still send matters
     _torn: bool = False  # to be closed with a reset
 
     def do_handshake(self, block: bool = False) -> None:
@@ -150,7 +156,7 @@ class TlsSocket(ssl.SSLSocket):
             self._late = exc
         elif not isinstance(exc, ssl.SSLEOFError):
             self._late = _broken(exc)
-        elif self.strict_end or (self.strict_end is None and not self.server_side):
+        elif self.strict_end:
             self._late = ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")
         else:
             self._ended = True
@@ -248,7 +254,7 @@ class TlsSocket(ssl.SSLSocket):
 
     def _say_goodbye_without(self, tls: _Connection) -> bool:
         """As `say_goodbye`, by means of the ssl module, which goes on to read the peer's: nothing may be there."""
-        if not self.is_quiet():  # better no goodbye than data lost
+        if not (self._ended or self._closing or self.is_quiet()):  # better no goodbye than data lost
             return True
         self._said_goodbye = True
         with suppress(OSError, ValueError):
@@ -282,6 +288,7 @@ class TlsSocket(ssl.SSLSocket):
         """Close; after close_notify, unless it is to be a reset."""
         # A context closes what it could not make a TlsSocket of: then there is no `_sslobj` yet.
         if getattr(self, "_sslobj", None) is not None and not self._torn:
+            self._closing = True
             self._force_goodbye()
         super().close()
 
@@ -296,7 +303,7 @@ def _not_now() -> BlockingIOError:
 
 def _broken(exc: ssl.SSLError) -> OSError:
     """What the peer did wrong, or said is wrong, as a protocol error."""
-    if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+    if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError) or exc.reason == "PROTOCOL_IS_SHUTDOWN":
         return BrokenPipeError(errno.EPIPE, "the TLS connection has ended")
     return OSError(errno.EPROTO, f"TLS: {exc.reason or exc}".replace("_", " ").lower())
 
