@@ -11,6 +11,7 @@ Source: doc/proxy-protocol.txt of HAProxy. Owner: whoever connects; `Greeter.soc
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 
 import attrs
 
@@ -31,6 +32,8 @@ class TlsGreeting:
     contexts: Contexts
     session: Session | None = None
     """Of an earlier connection to the same endpoint."""
+    remember: Callable[[Session], object] | None = None
+    """Takes that of this one, later."""
 
 
 @attrs.frozen(kw_only=True)
@@ -68,7 +71,13 @@ class Greeter:
         if self._handshake is None:
             tls = self._tls
             self._handshake = ClientHandshake(
-                self.sock, str(self._target), tls.spec, tls.host, contexts=tls.contexts, session=tls.session
+                self.sock,
+                str(self._target),
+                tls.spec,
+                tls.host,
+                contexts=tls.contexts,
+                session=tls.session,
+                remember=tls.remember,
             )
             self.sock = self._handshake.sock
         return self._handshake.step()

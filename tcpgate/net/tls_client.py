@@ -63,6 +63,7 @@ class Contexts:
 def make_context(spec: ClientTls) -> ssl.SSLContext:
     """A new context; `Contexts.get` is the way to one. ValueError as there."""
     context = prepare(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context.sslsocket_class = EndpointSocket
     context.minimum_version = VERSIONS[spec.min_version]
     context.hostname_checks_common_name = False
     if not spec.verify:
@@ -111,6 +112,33 @@ def _as_path(data: bytes) -> Iterator[str]:
         os.close(fd)
 
 
+# -- the connection -------------------------------------------------------------------------------------------------
+
+
+class EndpointSocket(TlsSocket):
+    """A connection to an endpoint. When it ends, or earlier, it leaves behind what a later one can go on with."""
+
+    strict_end = True
+    remember: Callable[[Session], object] | None = None
+    """Who takes that; called once at most."""
+
+    def keep_session(self) -> None:
+        """Leave the session behind now, not only at the end. With TLS 1.3 it comes after the handshake, so it is here
+        once an answer is. Idempotent: to copy a session costs as much as a small request."""
+        remember, self.remember = self.remember, None
+        if remember is None:
+            return
+        session = self.session
+        if session is not None and (session.has_ticket or (session.id and self.version() == "TLSv1.2")):
+            remember((self.context, session))
+
+    def close(self) -> None:
+        """As `TlsSocket.close`."""
+        if self.remember is not None:
+            self.keep_session()
+        super().close()
+
+
 # -- the handshake --------------------------------------------------------------------------------------------------
 
 
@@ -120,7 +148,7 @@ class ClientHandshake:
     Whoever drives it calls `step` until that gives 0, and closes `sock` if it raises or is no longer wanted.
     """
 
-    __slots__ = ("_name", "_peer", "_spec", "sock")
+    __slots__ = ("_name", "_peer", "_remember", "_spec", "sock")
 
     def __init__(
         self,
@@ -130,14 +158,17 @@ class ClientHandshake:
         host: str,
         *,
         contexts: Contexts,
-        session: Session | None,
+        session: Session | None = None,
+        remember: Callable[[Session], object] | None = None,
     ) -> None:
         """`peer`: for words. `host`: in the endpoint's address, "" for none. `sock` lives on as `self.sock`.
+        `session`: to go on with; `remember`: takes the one that comes of this connection.
 
         Raises UpstreamError if it cannot even begin; `sock` may then be closed, and has to be.
         """
         self._peer = peer
         self._spec = spec
+        self._remember = remember
         # An absolute name is one of DNS; in certificates and on the wire (RFC 6066 3) it has no dot at its end.
         self._name = name = (spec.name or host).removesuffix(".")
         if spec.verify and not name:
@@ -154,8 +185,7 @@ class ClientHandshake:
             )
         except (ValueError, OSError) as exc:  # UnicodeError, for a name that is none, is a ValueError
             raise self._wrong(Reason.TLS_HANDSHAKE, str(exc)) from exc
-        assert isinstance(tls, TlsSocket)
-        tls.strict_end = True
+        assert isinstance(tls, EndpointSocket)
         self.sock = tls
 
     def step(self) -> int:
@@ -172,6 +202,7 @@ class ClientHandshake:
         except OSError as exc:
             raise self._failed(exc) from exc
         self._check()
+        self.sock.remember = self._remember
         return 0
 
     def _check(self) -> None:
@@ -212,12 +243,3 @@ class ClientHandshake:
 def reason_text(exc: ssl.SSLError) -> str:
     """OpenSSL's name of what went wrong, as words: "tlsv1 alert unknown ca"."""
     return (exc.reason or str(exc)).replace("_", " ").lower()
-
-
-def session_of(sock: TlsSocket) -> Session | None:
-    """What a later connection to the same endpoint can go on with. TLS 1.3 sends it after the handshake, so it is here
-    once an answer is."""
-    session = sock.session
-    if session is None or not (session.has_ticket or (session.id and sock.version() == "TLSv1.2")):
-        return None
-    return sock.context, session

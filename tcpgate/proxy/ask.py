@@ -100,8 +100,7 @@ class _Question:
         try:
             up = pool.take_idle(endpoint)
             if up is None:
-                plane = self.plane
-                up = await pool.connect(endpoint, plane.resolver, upstream.spec.timeouts, plane.lane)
+                up = await pool.connect(endpoint, self.plane, upstream.spec.timeouts)
             up.leave()
             self.reused = up.reused
             head = await self._talk(up, upstream)

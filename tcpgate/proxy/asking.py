@@ -21,6 +21,7 @@ from tcpgate.net.lane import SWEEP_EVERY
 from tcpgate.proxy import pool
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.careful import Careful, Peer
+from tcpgate.proxy.greet import greeting_of
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.ride import ASKED, CONNECTING, Ride
@@ -35,8 +36,9 @@ class Asking(Ride):
     """A client's connection, up to the request's last byte."""
 
     __slots__ = (
-        "_authority", "_connecting", "_forwarding", "_peer", "careful", "closes", "connect_seconds", "connected_at",
-        "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used", "wire",
+        "_authority", "_connecting", "_forwarding", "_peer", "_reach", "careful", "closes", "connect_seconds",
+        "connected_at", "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used",
+        "wire",
     )  # fmt: skip
 
     def __init__(
@@ -176,12 +178,14 @@ class Asking(Ride):
         self.state = CONNECTING
         self.connected_at = self.sent_at = math.nan
         targets = self.plane.resolver.known(endpoint.address)
-        if targets is None:
+        if targets is None or not endpoint.reach.in_lane:
             self.give_up()  # a task dials
             return
         self.deadline = self.began + self.prepared.timeout
         endpoint.opening()
-        self._connecting = Connecting(self.lane, targets, self.started + upstream.spec.timeouts.connect, self)
+        self._reach = endpoint.reach
+        by, greeting = self.started + upstream.spec.timeouts.connect, greeting_of(endpoint, self.plane.contexts)
+        self._connecting = Connecting(self.lane, targets, by, self, greeting)
         self._connecting.start()
 
     def connected(self, sock: socket.SocketType, target: Target) -> None:
@@ -189,7 +193,7 @@ class Asking(Ride):
         self._connecting = None
         self.connect_seconds = self.lane.clock() - self.started
         self.endpoint.count(CONNECTS)
-        self._send_request(UpstreamConnection(self.endpoint, sock, str(target), self.lane, exchanges=1))
+        self._send_request(UpstreamConnection(self.endpoint, sock, str(target), self.lane, self._reach, exchanges=1))
 
     def connect_failed(self, error: GateError) -> None:
         """`Connecting` could not: the readable path decides whether another endpoint may be tried."""

@@ -28,6 +28,7 @@ from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy import pool, tunnel
 from tcpgate.proxy.begun import Begun
+from tcpgate.proxy.greet import header_for
 from tcpgate.proxy.upstream import Upstream
 from tcpgate.state.runtime import EndpointRuntime
 
@@ -133,8 +134,8 @@ class Attempt:
 
     async def _dial(self) -> None:
         # Kept here at once: a cancellation between the connect and its caller must not lose the connection.
-        plane = self.down.plane
-        self.up = await pool.connect(self.endpoint, plane.resolver, self.timeouts, plane.lane)
+        header = header_for(self.down, self.endpoint.reach)
+        self.up = await pool.connect(self.endpoint, self.down.plane, self.timeouts, header)
 
     # -- the health machine and the balancer hear how it went -------------------------------------------------------
 

@@ -16,6 +16,7 @@ from tcpgate.errors import Reason
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
+from tcpgate.net.tls_client import Contexts
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
 from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, Snapshot
@@ -62,6 +63,8 @@ class Plane:
     """How many workers share the listeners now."""
     write_line: Callable[[bytes], None] = attrs.field(kw_only=True)
     """The same for an access line that is rendered already."""
+    contexts: Contexts = attrs.field(factory=Contexts)
+    """For TLS with endpoints."""
     answers: ResponseHeads = attrs.field(factory=ResponseHeads)
     """What the lane has learnt of endpoints' answers."""
     via: bytes = attrs.field(init=False)

@@ -9,6 +9,10 @@ sent bytes nobody asked for: either makes it unusable (RFC 9112 9.5). Before a t
 sweep, `alive()` asks the kernel as well. The race that remains, a close that crosses our request, shows as an
 `UpstreamError` with `retry=IF_REUSED`.
 
+Over TLS the socket is a `TlsSocket`, which rides like a plain one; but what comes of it while it is idle may be a
+session ticket, which is no end (RFC 8446 4.6.1). A connection that was made in a way that a reload has changed since,
+or that has said who its client is (a PROXY header), is not used again.
+
 In the lane a connection is a bare socket whose bytes go to `serving`; a task asks for its `stream` and its `codec`,
 which are made when they are first asked for.
 """
@@ -17,7 +21,7 @@ from __future__ import annotations
 
 import select
 import socket
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 import trio
@@ -27,9 +31,14 @@ from tcpgate.config import schema
 from tcpgate.errors import Side, UpstreamError
 from tcpgate.net.dial import dial
 from tcpgate.net.lane import Lane
-from tcpgate.net.resolve import Resolver
 from tcpgate.net.stream import Stream
+from tcpgate.net.tls_client import EndpointSocket
+from tcpgate.proxy.greet import greeting_of
+from tcpgate.state.reach import Reach
 from tcpgate.state.runtime import BYTES_IN, BYTES_OUT, CONNECTS, REUSED, WITHDRAWN, EndpointRuntime
+
+if TYPE_CHECKING:
+    from tcpgate.proxy.plane import Plane
 
 
 class Serving(Protocol):
@@ -53,6 +62,8 @@ class UpstreamConnection:
     peer: str
     lane: Lane
     """Where it rides while no task has it."""
+    reach: Reach
+    """The way it was made; the endpoint's may be another by now."""
     exchanges: int = 0
     """Exchanges begun on it; above 1 it is a reused one."""
     serving: Serving | None = None
@@ -95,7 +106,11 @@ class UpstreamConnection:
 
     def alive(self) -> bool:
         """Whether an idle connection can be used: open, and silent. The kernel knows before the lane has heard."""
-        return self.is_open and not self._poll.poll(0)
+        return self.is_open and (not self._poll.poll(0) or self._is_quiet())
+
+    def _is_quiet(self) -> bool:
+        """What has come are no bytes: TLS has messages of its own."""
+        return isinstance(self.sock, EndpointSocket) and self.sock.is_quiet()
 
     # -- in the lane ------------------------------------------------------------------------------------------------
 
@@ -125,7 +140,7 @@ class UpstreamConnection:
         """Something has come, or it was closed."""
         if self.serving is not None:
             self.serving.on_upstream(ready)
-        else:
+        elif not self._is_quiet():
             self.endpoint.idle.remove(self)
             self.close()
 
@@ -174,23 +189,35 @@ def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
 
 
 async def connect(
-    endpoint: EndpointRuntime, resolver: Resolver, timeouts: schema.UpstreamTimeouts, lane: Lane
+    endpoint: EndpointRuntime, plane: Plane, timeouts: schema.UpstreamTimeouts, header: bytes | None = None
 ) -> UpstreamConnection:
     """A new connection; UpstreamError or Refused (no file left) if there is none to be had.
 
-    Cancelled while it connects: no socket is left behind.
+    `header`: the PROXY header that tells of its client, if the endpoint wants one. Cancelled while it connects: no
+    socket is left behind.
     """
+    reach = endpoint.reach
+    stream = await open_stream(endpoint, plane, timeouts, header)
+    return UpstreamConnection(endpoint, stream.sock, stream.peer, plane.lane, reach, exchanges=1, stream=stream)
+
+
+async def open_stream(
+    endpoint: EndpointRuntime, plane: Plane, timeouts: schema.UpstreamTimeouts, header: bytes | None = None
+) -> Stream:
+    """As `connect`, for another kind of connection: the stream alone. It counts as one of the endpoint's until its
+    owner says `endpoint.closed()`."""
     endpoint.opening()  # counted before the wait, so that a burst of connects cannot pass the endpoint's limit
     try:
         deadline = trio.current_time() + timeouts.connect
-        stream = await dial(endpoint.address, deadline=deadline, resolver=resolver)
+        greeting = greeting_of(endpoint, plane.contexts, header=header)
+        stream = await dial(endpoint.address, deadline=deadline, resolver=plane.resolver, greeting=greeting)
     except BaseException as exc:
         endpoint.closed()
         if isinstance(exc, UpstreamError):
             endpoint.connect_failed(exc.detail or str(exc.reason), trio.current_time())
         raise
     endpoint.count(CONNECTS)
-    return UpstreamConnection(endpoint, stream.sock, stream.peer, lane, exchanges=1, stream=stream)
+    return stream
 
 
 def give_back(connection: UpstreamConnection, now: float, *, usable: bool = True) -> None:
@@ -215,9 +242,13 @@ def keep(connection: UpstreamConnection, now: float) -> None:
         endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
+        or connection.reach is not endpoint.reach
+        or connection.reach.proxy != "off"
     ):
         connection.close()
         return
+    if connection.exchanges == 1 and isinstance(connection.sock, EndpointSocket):
+        connection.sock.keep_session()
     connection.serving = None
     connection.idle_since = now
     try:

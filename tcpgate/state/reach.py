@@ -38,6 +38,11 @@ class Reach:
         """A connection may serve one client after another."""
         return self.proxy == "off"
 
+    @property
+    def in_lane(self) -> bool:
+        """The lane can make such a connection: it speaks HTTP/1.1, and need not tell who the client is."""
+        return self.proxy == "off" and self.version == "http/1.1"
+
 
 PLAIN = Reach()
 """Nothing but TCP."""

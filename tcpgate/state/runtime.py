@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -24,6 +24,7 @@ from tcpgate.policy.health import EndpointState
 from tcpgate.policy.passive import LiveCounts, Observation
 from tcpgate.policy.spread import Spread
 from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.state.reach import PLAIN, Reach, reach_of
 from tcpgate.stats import histogram
 from tcpgate.stats.page import ENDPOINT_FIELDS, SharedPage
 from tcpgate.units import EndpointAddress, parse_endpoint
@@ -92,6 +93,10 @@ class EndpointRuntime:
     cause: str = ""
     unproved: bool = False
     retired: bool = False
+    reach: Reach = PLAIN
+    """How connections to it are made."""
+    session: Any = None
+    """TLS session that the next connection can go on with (`net/tls_client.Session`)."""
     idle: deque[Idle] = attrs.field(factory=deque)
     flows: set[Cuttable] = attrs.field(factory=set)
 
@@ -141,6 +146,7 @@ class EndpointRuntime:
 
     def connect_failed(self, cause: str, now: float) -> None:
         """A connect failed: counts against it, and the supervisor hears."""
+        self.session = None  # whoever answers there next may be another
         self.count(CONNECT_FAILURES)
         self.latency.fail(now)
         self._send(self.live.connect_failed(cause, now))
@@ -183,6 +189,12 @@ class EndpointRuntime:
         self.count(BAD)
         self.latency.fail(now)
         self._send(self.live.bad(cause, now))
+
+    def reach_by(self, reach: Reach) -> None:
+        """Make connections this way from now on. Those of another way are not used again."""
+        if self.reach != reach:
+            self.reach, self.session = reach, None
+            self.close_idle()
 
     def close_idle(self) -> None:
         """Close every idle connection."""
@@ -272,12 +284,14 @@ class Runtime:
         upstream = self.upstreams.get(name)
         if upstream is None or upstream.spec != spec:
             upstream = self._renew(name, spec, upstream)
+        reach = reach_of(spec)
         wanted = {endpoint.address: endpoint for endpoint in spec.endpoints}
         gone = [upstream.endpoints.pop(address) for address in upstream.endpoints.keys() - wanted.keys()]
         for address, endpoint_spec in wanted.items():
             endpoint = upstream.endpoints.get(address) or self._endpoint(name, address, endpoint_spec, spec, slots)
             endpoint.spec, endpoint.limits = endpoint_spec, spec.pool
             endpoint.weight = float(endpoint_spec.weight)
+            endpoint.reach_by(reach)
             upstream.endpoints[address] = endpoint
             if (status := known.get((name, address))) is not None:
                 endpoint.take(status)
@@ -369,4 +383,7 @@ def _balance_spec(spec: schema.Upstream) -> schema.Upstream:
         timeouts=schema.UpstreamTimeouts(),
         retry=schema.RetryPolicy(),
         slow_start=schema.SlowStart(),
+        tls=None,
+        http="http/1.1",
+        proxy_protocol="off",
     )

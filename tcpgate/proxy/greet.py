@@ -1,0 +1,104 @@
+"""What connections to an endpoint begin with, as the config wants it: who the client is, and TLS.
+
+The PROXY header names the connection's client: whoever is at its other end, or whom that one's own PROXY header named.
+Not whom X-Forwarded-For names: that is told in the request, and may change from one to the next.
+
+A connection that has said who its client is can serve nobody else, so it serves one exchange and is not pooled. Who
+asks on nobody's behalf (a filter's subrequest) says LOCAL.
+
+Source: doc/proxy-protocol.txt of HAProxy, 2.2. Who calls: `pool.py`, `asking.py`, `lane_flow.py`, `flow.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from tcpgate.codec.proxy_header import SIGNATURE, End, render
+from tcpgate.codec.tls_facts import TlsFacts
+from tcpgate.net.address import SocketAddress
+from tcpgate.net.greeting import Greeting, TlsGreeting
+from tcpgate.net.stream import Stream
+from tcpgate.net.tls_client import Contexts, Session
+from tcpgate.state.reach import PLAIN, Reach
+from tcpgate.state.runtime import EndpointRuntime
+from tcpgate.units import HostPort
+
+if TYPE_CHECKING:
+    from tcpgate.proxy.downstream import Downstream
+
+LOCAL: dict[str, bytes] = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": SIGNATURE + b"\x20\x00\x00\x00"}
+"""The header of a connection that is the gateway's own."""
+
+
+def greeting_of(
+    endpoint: EndpointRuntime, contexts: Contexts, *, header: bytes | None = None, flow: bool = False
+) -> Greeting | None:
+    """What a new connection to `endpoint` begins with; None: nothing. `header`: the PROXY header, by default LOCAL's
+    if there has to be one. `flow`: of a tcp listener, not for requests."""
+    reach = endpoint.reach
+    if reach is PLAIN:
+        return None
+    spec = reach.tcp if flow else reach.http
+    tls = None
+    if spec is not None:
+        address = endpoint.address
+        tls = TlsGreeting(
+            spec=spec,
+            host=address.host if isinstance(address, HostPort) else "",
+            contexts=contexts,
+            session=endpoint.session,
+            remember=partial(_remember, endpoint, reach),
+        )
+    said = LOCAL[reach.proxy] if header is None else header
+    return Greeting(header=said, tls=tls) if said or tls else None
+
+
+def _remember(endpoint: EndpointRuntime, reach: Reach, session: Session) -> None:
+    if endpoint.reach is reach:  # else a reload wants endpoints to prove themselves in another way
+        endpoint.session = session
+
+
+def header_of(
+    reach: Reach, source: SocketAddress | None, destination: SocketAddress | None, tls: TlsFacts | None = None
+) -> bytes | None:
+    """The PROXY header of a connection for the client at `source`, who came to `destination`, by TLS or not."""
+    version: Literal["v1", "v2"]
+    if reach.proxy == "v1":
+        version = "v1"
+    elif reach.proxy == "v2":
+        version = "v2"
+    else:
+        return None
+    return render(
+        version,
+        _end(source),
+        _end(destination),
+        tls=tls,
+        authority="" if tls is None else tls.server_name,
+        alpn="" if tls is None else tls.alpn,
+    )
+
+
+def header_for(client: Downstream, reach: Reach) -> bytes | None:
+    """The PROXY header of a connection for requests of `client`."""
+    if reach.is_shared or not isinstance(client.stream, Stream):
+        return None
+    return header_of(reach, *ends_of(client.stream.sock))
+
+
+def ends_of(sock: socket.SocketType) -> tuple[SocketAddress | None, SocketAddress | None]:
+    """Who is at the other end of a client's connection, and where it came to; None: it has left already."""
+    try:
+        return sock.getpeername(), sock.getsockname()
+    except OSError:
+        return None, None
+
+
+def _end(address: SocketAddress | None) -> End:
+    if isinstance(address, tuple):
+        return address[0], address[1]
+    if isinstance(address, bytes):  # an abstract socket's name
+        return "@" + address[1:].decode(errors="replace") if address else ""
+    return address
