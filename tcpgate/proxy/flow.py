@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container
+from functools import partial
 
 import attrs
 import trio
@@ -17,6 +18,7 @@ from tcpgate.errors import UpstreamError
 from tcpgate.net.relay import RelayOutcome
 from tcpgate.net.stream import Stream
 from tcpgate.policy.hashing import hash64
+from tcpgate.proxy.greet import flow_greeting
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import FlowRecord, FlowService, serve_flow
@@ -81,6 +83,7 @@ class TcpConnection:
             pipes=self.plane.pipes,
             record=self._record,
             flows=set(),
+            greet=partial(flow_greeting, contexts=self.plane.contexts, client=self.stream.sock),
         )
         try:
             with self._scope:

@@ -88,6 +88,13 @@ def header_for(client: Downstream, reach: Reach) -> bytes | None:
     return header_of(reach, *ends_of(client.stream.sock))
 
 
+def flow_greeting(endpoint: EndpointRuntime, contexts: Contexts, client: socket.SocketType) -> Greeting | None:
+    """What the connection of a flow for `client` begins with."""
+    reach = endpoint.reach
+    header = None if reach.is_shared else header_of(reach, *ends_of(client))
+    return greeting_of(endpoint, contexts, header=header, flow=True)
+
+
 def ends_of(sock: socket.SocketType) -> tuple[SocketAddress | None, SocketAddress | None]:
     """Who is at the other end of a client's connection, and where it came to; None: it has left already."""
     try:

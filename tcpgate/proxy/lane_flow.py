@@ -26,6 +26,7 @@ from tcpgate.net.lane import Lane
 from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.policy.hashing import hash64
 from tcpgate.proxy.flow import FlowTarget, close_books
+from tcpgate.proxy.greet import flow_greeting
 from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES
 from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import CUT, FlowAttempt, FlowRecord, next_endpoint
@@ -135,8 +136,12 @@ class LaneFlow:
             self._host.start(self._look_up)
 
     def _connect(self, targets: tuple[Target, ...]) -> None:
+        endpoint, client = self._endpoint, self._sock
+        assert endpoint is not None
+        assert client is not None
         deadline = self._began + self._target.timeouts.connect
-        self._connecting = Connecting(self._lane, targets, deadline, self)
+        greeting = flow_greeting(endpoint, self._plane.contexts, client)
+        self._connecting = Connecting(self._lane, targets, deadline, self, greeting)
         self._connecting.start()
 
     async def _look_up(self) -> None:

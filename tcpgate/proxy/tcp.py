@@ -24,6 +24,7 @@ import trio
 from tcpgate.config.schema import ClientTimeouts, RetryPolicy, UpstreamTimeouts
 from tcpgate.errors import GateError, Reason, Refused, Side, UpstreamError
 from tcpgate.net.dial import dial
+from tcpgate.net.greeting import Greeting
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.relay import Flow, RelayOutcome, relay
 from tcpgate.net.resolve import Resolver
@@ -146,6 +147,8 @@ class FlowService(Generic[E]):
     record: Callable[[FlowRecord], object]
     flows: set[Flow]
     """Those that are open: what a drain cuts and `tcpgate tree` shows."""
+    greet: Callable[[E], Greeting | None] = lambda _: None
+    """What a connection to an endpoint begins with."""
 
 
 CUT = "cut while it was open"
@@ -228,7 +231,8 @@ async def _attempt(service: FlowService[E], endpoint: E, story: _Story) -> Strea
     started = trio.current_time()
     deadline = started + service.upstream.timeouts.connect
     try:
-        stream = await dial(endpoint.address, deadline=deadline, resolver=service.resolver)
+        greeting = service.greet(endpoint)
+        stream = await dial(endpoint.address, deadline=deadline, resolver=service.resolver, greeting=greeting)
     except UpstreamError as exc:
         now = trio.current_time()
         service.upstream.connect_failed(endpoint, exc, now)
