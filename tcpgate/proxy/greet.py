@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import socket
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tcpgate.codec.proxy_header import SIGNATURE, End, render
-from tcpgate.codec.tls_facts import TlsFacts
 from tcpgate.net.address import SocketAddress
 from tcpgate.net.greeting import Greeting, TlsGreeting
 from tcpgate.net.stream import Stream
 from tcpgate.net.tls_client import Contexts, Session
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.state.reach import PLAIN, Reach
 from tcpgate.state.runtime import EndpointRuntime
 from tcpgate.units import HostPort
@@ -60,42 +60,40 @@ def _remember(endpoint: EndpointRuntime, reach: Reach, session: Session) -> None
         endpoint.session = session
 
 
-def header_of(
-    reach: Reach, source: SocketAddress | None, destination: SocketAddress | None, tls: TlsFacts | None = None
-) -> bytes | None:
-    """The PROXY header of a connection for the client at `source`, who came to `destination`, by TLS or not."""
-    version: Literal["v1", "v2"]
-    if reach.proxy == "v1":
-        version = "v1"
-    elif reach.proxy == "v2":
-        version = "v2"
-    else:
-        return None
-    return render(
-        version,
-        _end(source),
-        _end(destination),
-        tls=tls,
-        authority="" if tls is None else tls.server_name,
-        alpn="" if tls is None else tls.alpn,
-    )
-
-
-def header_for(client: Downstream, reach: Reach) -> bytes | None:
+def header_for(client: Downstream, reach: Reach, arrived: Arrived | None = None) -> bytes | None:
     """The PROXY header of a connection for requests of `client`."""
-    if reach.is_shared or not isinstance(client.stream, Stream):
+    if reach.is_shared:
         return None
-    return header_of(reach, *ends_of(client.stream.sock))
+    sock = client.stream.sock if isinstance(client.stream, Stream) else None
+    return header_of(reach, sock, arrived)
 
 
-def flow_greeting(endpoint: EndpointRuntime, contexts: Contexts, client: socket.SocketType) -> Greeting | None:
+def flow_greeting(
+    endpoint: EndpointRuntime, contexts: Contexts, client: socket.SocketType, arrived: Arrived | None = None
+) -> Greeting | None:
     """What the connection of a flow for `client` begins with."""
     reach = endpoint.reach
-    header = None if reach.is_shared else header_of(reach, *ends_of(client))
+    header = None if reach.is_shared else header_of(reach, client, arrived)
     return greeting_of(endpoint, contexts, header=header, flow=True)
 
 
-def ends_of(sock: socket.SocketType) -> tuple[SocketAddress | None, SocketAddress | None]:
+def header_of(reach: Reach, client: socket.SocketType | None, arrived: Arrived | None) -> bytes | None:
+    """The PROXY header that tells of the client at the other end of a socket, or of the one that `arrived` by it."""
+    if reach.proxy == "off":
+        return None
+    source, destination = (None, None) if client is None else _ends_of(client)
+    tls, authority = None, ""
+    if arrived is not None:
+        source, destination, tls = arrived.sockaddr, arrived.local or destination, arrived.tls
+        if arrived.hello is not None:
+            authority = arrived.hello.server_name
+        elif arrived.proxy is not None:
+            authority = arrived.proxy.authority
+    alpn = "" if tls is None else tls.alpn
+    return render(reach.proxy, _end(source), _end(destination), tls=tls, authority=authority, alpn=alpn)
+
+
+def _ends_of(sock: socket.SocketType) -> tuple[SocketAddress | None, SocketAddress | None]:
     """Who is at the other end of a client's connection, and where it came to; None: it has left already."""
     try:
         return sock.getpeername(), sock.getsockname()

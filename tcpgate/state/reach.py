@@ -30,7 +30,7 @@ class Reach:
     """TLS of flows, which offer no protocol of their own."""
     version: str = "http/1.1"
     """Of HTTP."""
-    proxy: str = "off"
+    proxy: schema.ProxyOut = "off"
     """PROXY header that a connection begins with: "off", "v1", "v2"."""
 
     @property
