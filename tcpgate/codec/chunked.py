@@ -46,6 +46,7 @@ NEVER_TRAILERS = frozenset(
     cookie set-cookie age expires date location retry-after vary warning
     content-encoding content-type content-range content-location
     forwarded via x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-port x-real-ip x-request-id proxy
+    client-cert client-cert-chain x-forwarded-client-cert
     """.split()  # our own text: the traps of bytes.split() do not apply
 )
 

@@ -28,7 +28,9 @@ _OWN = frozenset(
     {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"forwarded", b"via"}
 )
 """Fields that `forwarding_fields` writes anew for every request."""
-_VOUCHED = _OWN | {b"x-real-ip", b"x-request-id"}
+CLIENT_CERTIFICATE = frozenset({b"client-cert", b"client-cert-chain", b"x-forwarded-client-cert"})
+"""Fields in which a proxy says who the client has proved to be (`client_cert.py`)."""
+_VOUCHED = _OWN | CLIENT_CERTIFICATE | {b"x-real-ip", b"x-request-id"}
 """Fields that origins believe because a proxy stands before them; so is everything else that begins x-forwarded-."""
 
 _PORT = rb"(?::(?:[0-9]{1,5}|_[0-9A-Za-z._-]{1,64}))?"
