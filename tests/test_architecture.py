@@ -59,6 +59,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("config/source.py", "pathlib"): "reads the config's files",
     ("config/source.py", "glob"): "finds the files that `include` names",
     ("config/load.py", "pathlib"): "reads the files that hold secrets",
+    ("config/pem.py", "pathlib"): "reads the files that hold certificates and keys",
     ("config/host.py", "pathlib"): "looks at the host for `check`: folders and programs that the config names",
     ("config/host.py", "os"): "asks whether this user may run them or write there",
 }

@@ -13,6 +13,7 @@ import attrs
 from tcpgate.config import schema
 from tcpgate.config.check_listeners import check_listeners
 from tcpgate.config.check_routes import check_names, check_routes
+from tcpgate.config.check_tls import check_ends, check_tls
 from tcpgate.config.check_upstreams import check_filters, check_upstreams
 from tcpgate.config.matching import Index, rules
 from tcpgate.config.overlap import check_overlaps
@@ -38,6 +39,10 @@ class World:
     """RLIMIT_NOFILE of a worker; 0: unknown."""
     longest_backlog: int = 0
     """What the kernel makes of a longer one (net.core.somaxconn); 0: unknown."""
+    now: float = 0.0
+    """Unix time, for certificates; 0: unknown."""
+    user: str = ""
+    """Who reads the files; "" if unknown."""
 
 
 def _nowhere(path: KeyPath) -> tuple[str, int]:
@@ -70,6 +75,7 @@ def check(
         check_names(("routes", name), route, config, names, report)
     check_filters(config, report)
     check_upstreams(config, report)
+    check_tls(config, names, report)
     comparable = rules(config)
     index = Index(comparable)
     check_overlaps(comparable, index, report)
@@ -100,6 +106,7 @@ def _check_unused(config: schema.Config, report: Report) -> None:
 def _upstreams_in_use(config: schema.Config) -> Iterator[str]:
     for listener in config.listeners.values():
         yield listener.upstream or ""
+        yield from (*listener.sni.values(), *listener.alpn.values())
     for route in config.routes.values():
         yield route.upstream or ""
         yield from route.split
@@ -117,6 +124,8 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
             report.judge(("log", key), world.writable(target.rpartition("/")[0] or "/"))
     if problem := world.makeable(config.gateway.state_dir):
         report.warn(("gateway", "state_dir"), f"{problem}; what is to outlive a restart will have no place")
+    if world.now:
+        check_ends(config, world.now, report)
     _check_open_files(config, world.open_files, report)
     _check_backlogs(config, world.longest_backlog, report)
 

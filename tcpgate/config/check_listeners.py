@@ -14,10 +14,12 @@ from tcpgate.config.report import KeyPath, Names, Report, dotted
 from tcpgate.units import BindAddress, HostPort, parse_bind
 
 _PLAIN = schema.Listener(bind=("fd:any",))
-_HTTP_ONLY = ("limits", "trusted_proxies")
 _TIMEOUTS = {
     "http": (("total",), "has no effect: it is the life of a tcp flow; for an exchange set timeout in [routes.*]"),
-    "tcp": (("head", "stall", "min_rate", "tunnel"), "has no effect: a tcp listener has idle and total only"),
+    "tcp": (
+        ("head", "stall", "min_rate", "tunnel"),
+        "has no effect: a tcp listener has handshake, idle and total only",
+    ),
 }
 """Protocol -> which timeouts it never looks at, and what to say."""
 _ANY = ("0.0.0.0", "::")
@@ -49,13 +51,14 @@ def _check_protocol(path: KeyPath, listener: schema.Listener, names: Names, repo
             text = 'an http listener finds its upstream by [routes.*]; or set protocol = "tcp"'
             report.error((*path, "upstream"), text)
         return
-    if listener.upstream is None:
-        report.error(path, 'a tcp listener needs upstream = "NAME"; it takes every flow')
-    else:
+    if listener.upstream is None and not (listener.sni or listener.alpn):
+        report.error(path, 'a tcp listener needs upstream = "NAME", which takes every flow; or sni, or alpn')
+    elif listener.upstream is not None:
         report.judge_name((*path, "upstream"), "upstreams", listener.upstream, names)
-    for key in _HTTP_ONLY:
-        if getattr(listener, key) != getattr(_PLAIN, key):
-            report.warn((*path, key), "has no effect: a tcp listener moves bytes and reads no request")
+    if listener.limits != _PLAIN.limits:
+        report.warn((*path, "limits"), "has no effect: a tcp listener moves bytes and reads no request")
+    if listener.trusted_proxies and listener.proxy_protocol == "off":
+        report.warn((*path, "trusted_proxies"), "has no effect: a tcp listener reads no request, and no PROXY header")
 
 
 def _check_admin(admin: schema.Admin, address: BindAddress, report: Report) -> None:

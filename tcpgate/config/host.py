@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,9 @@ from tcpgate.config.check import World
 from tcpgate.config.report import quoted
 
 
-def host(environ: Mapping[str, str], open_files: int) -> World:
-    """This host, as this user sees it. `open_files`: the RLIMIT_NOFILE that a worker will have; 0 if unknown."""
+def host(environ: Mapping[str, str], open_files: int, now: float = 0.0) -> World:
+    """This host, as this user sees it. `open_files`: the RLIMIT_NOFILE that a worker will have; `now`: Unix time. 0 if
+    unknown."""
     search = environ.get("PATH", os.defpath)
     return World(
         runnable=partial(runnable, search),
@@ -20,7 +22,17 @@ def host(environ: Mapping[str, str], open_files: int) -> World:
         makeable=makeable,
         open_files=open_files,
         longest_backlog=longest_backlog(),
+        now=now,
+        user=user(),
     )
+
+
+def user() -> str:
+    """Who we are; the number, where it has no name."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def longest_backlog(file: Path = Path("/proc/sys/net/core/somaxconn")) -> int:

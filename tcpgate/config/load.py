@@ -1,7 +1,7 @@
 """A config file, its includes, the environment and the secrets, made into a `Config`; or every problem at once.
 
-The order: read and merge the files, put the environment into strings, structure, fetch secrets, check the whole. A step
-works on what the one before could make sense of, so one bad table hides no other's problems.
+The order: read and merge the files, put the environment into strings, structure, fetch secrets and certificates, check
+the whole. A step works on what the one before could make sense of, so one bad table hides no other's problems.
 
 Does I/O by reading only, and never blocks on what is not a regular file.
 """
@@ -18,6 +18,7 @@ import attrs
 from tcpgate.config import schema, validators
 from tcpgate.config.check import World, check
 from tcpgate.config.expand import Environment
+from tcpgate.config.pem import Files
 from tcpgate.config.report import AnyName, KeyPath, Report, dotted, printable
 from tcpgate.config.source import NAMED_TABLES, Sources, read_text, read_tree
 from tcpgate.config.structure import structure
@@ -39,6 +40,8 @@ class Loaded:
     warnings: list[Problem]
     sources: Sources
     """Gives the file and line of any key path, for problems found later."""
+    files: Files | None = None
+    """The files that the config names, to be read again when they change."""
 
 
 def load(
@@ -56,7 +59,10 @@ def load(
     sources, tree, problems = read_tree(Path(path), environ)
     report = Report(sources.where, problems)
     structured = structure(Environment(environ, report).tree(tree), report)
-    config = _with_token(structured.config, sources, None if credentials is None else Path(credentials), report)
+    folder = None if credentials is None else Path(credentials)
+    config = _with_token(structured.config, sources, folder, report)
+    files = Files(bare=config, sources=sources, credentials=folder, user="" if world is None else world.user)
+    config = files.read(report).config
     failed = bool(report.errors)
     # A file that cannot be read may hold any name.
     broken = {table: AnyName() for table in NAMED_TABLES} if sources.broken else structured.broken
@@ -70,7 +76,7 @@ def load(
         raise ConfigError(
             _cut(report.errors + report.warnings if len(report.problems) > MAX_PROBLEMS else report.problems)
         )
-    return Loaded(config=config, warnings=report.warnings, sources=sources)
+    return Loaded(config=config, warnings=report.warnings, sources=sources, files=files)
 
 
 def _cut(problems: list[Problem]) -> list[Problem]:

@@ -97,7 +97,7 @@ def read_tree(first: Path, variables: Mapping[str, str]) -> tuple[Sources, Table
 
 def read_text(path: Path, name: str, limit: int = MAX_SIZE) -> str:
     """The text of a regular file. Raises ConfigError, with the line where a byte is not UTF-8."""
-    data = _read_bytes(path, name, limit)
+    data = read_bytes(path, name, limit)
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise _unreadable(name, "is UTF-16; save it as UTF-8")
     if data.startswith(b"\xef\xbb\xbf"):
@@ -109,8 +109,11 @@ def read_text(path: Path, name: str, limit: int = MAX_SIZE) -> str:
         raise _unreadable(name, f"is not UTF-8: byte 0x{data[exc.start]:02x} at offset {exc.start}", line) from None
 
 
-def _read_bytes(path: Path, name: str, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes. Never blocks on a FIFO: it looks before it opens."""
+def read_bytes(path: Path, name: str, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes. Never blocks on a FIFO: it looks before it opens.
+
+    Raises ConfigError; its `__context__` is the OSError, if there was one.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from tcpgate.stats.page import SharedPage, size_of
 
 def load_config(path: Path, environ: Mapping[str, str]) -> load.Loaded:
     """The file, its includes, its secrets, checked, also against this host. Raises ConfigError with every problem."""
-    world = host(environ, limits.FileLimits.now().hard)
+    world = host(environ, limits.FileLimits.now().hard, time.time())
     return load.load(path, environ=environ, credentials=systemd.credentials_directory(environ), world=world)
 
 
