@@ -9,7 +9,8 @@ Errors stay in OpenSSL's queue, where the ssl module would take them for its own
 after each call.
 
 Source: SSL_shutdown(3), SSL_CTX_set_session_id_context(3), SSL_CTX_set_tlsext_ticket_key_cb(3),
-SSL_CTX_set_session_cache_mode(3), ssl.h of OpenSSL 3; Modules/_ssl.c of CPython 3.11 to 3.14.
+SSL_CTX_set_session_cache_mode(3), SSL_CTX_set1_groups_list(3), SSL_load_client_CA_file(3), ssl.h of OpenSSL 3;
+Modules/_ssl.c of CPython 3.11 to 3.14.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import attrs
 _GET_TICKET_KEYS = 58
 _SET_TICKET_KEYS = 59
 _SET_CACHE_MODE = 44
+_SET_GROUPS = 92
 _MODE = 33
 _UPDATE_BOTH = 1
 _CACHE_NOTHING = 0x0002 | 0x0300  # SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL
@@ -83,6 +85,20 @@ class LibSsl:
         """Sessions live in tickets only, not in this process's memory (by default up to 20,480 of each context)."""
         self._lib.SSL_CTX_ctrl(_word(context, _HEAD), _SET_CACHE_MODE, _CACHE_NOTHING, None)
 
+    def set_groups(self, context: ssl.SSLContext, names: str) -> bool:
+        """Exchange keys by these groups only ("X25519:P-256"), best first. Whether the library knows them all."""
+        done: int = self._lib.SSL_CTX_ctrl(_word(context, _HEAD), _SET_GROUPS, 0, names.encode())
+        self._lib.ERR_clear_error()
+        return done == 1
+
+    def ask_for_authorities(self, context: ssl.SSLContext, path: str) -> bool:
+        """Name the authorities in the file to clients that are asked for a certificate. Whether it could be read."""
+        names = self._lib.SSL_load_client_CA_file(path.encode())
+        self._lib.ERR_clear_error()
+        if names is not None:
+            self._lib.SSL_CTX_set_client_CA_list(_word(context, _HEAD), names)  # which owns them now
+        return names is not None
+
     def release_buffers(self, context: ssl.SSLContext) -> bool:
         """Give a connection's buffers (34 KiB) back while it is idle. Whether it is so; CPython asks for it, too."""
         mode: int = self._lib.SSL_CTX_ctrl(_word(context, _HEAD), _MODE, _RELEASE_BUFFERS, None)
@@ -99,6 +115,8 @@ def open_library() -> LibSsl | None:
             ("SSL_get_SSL_CTX", ctypes.c_void_p, (ctypes.c_void_p,)),
             ("SSL_CTX_ctrl", ctypes.c_long, (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)),
             ("SSL_CTX_set_session_id_context", ctypes.c_int, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint)),
+            ("SSL_load_client_CA_file", ctypes.c_void_p, (ctypes.c_char_p,)),
+            ("SSL_CTX_set_client_CA_list", None, (ctypes.c_void_p, ctypes.c_void_p)),
             ("ERR_clear_error", None, ()),
         ):
             function = getattr(lib, name)

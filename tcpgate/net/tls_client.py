@@ -92,7 +92,7 @@ def _load(what: str, load: Callable[[str], object], pem: str) -> None:
 
 def load_pair(context: ssl.SSLContext, pem: bytes) -> None:
     """Have `context` show a certificate, its chain and its key, all of them in `pem`. ssl.SSLError or OSError."""
-    with _as_path(pem) as path:
+    with as_path(pem) as path:
         context.load_cert_chain(path, password=_no_password)
 
 
@@ -102,7 +102,8 @@ def _no_password() -> str:
 
 
 @contextmanager
-def _as_path(data: bytes) -> Iterator[str]:
+def as_path(data: bytes) -> Iterator[str]:
+    """A path at which OpenSSL finds `data`, while the block lasts."""
     fd = os.memfd_create("tcpgate-pem", os.MFD_CLOEXEC)
     try:
         with open(fd, "wb", closefd=False) as file:

@@ -76,6 +76,8 @@ class TlsSocket(ssl.SSLSocket):
 
     strict_end: bool = True
     """Of an endpoint's: whether an end of stream without close_notify is a reset."""
+    asked_for: str = ""
+    """Of a client's: the server name that it asked for; set by who has read its hello."""
 
     _sslobj: _Connection | None
     _first: bytes = b""  # received, by `MSG_PEEK`, and not yet given out
@@ -85,6 +87,11 @@ class TlsSocket(ssl.SSLSocket):
     _said_goodbye: bool = False
     _closing: bool = False  # nothing that the peer may still send matters
     _torn: bool = False  # to be closed with a reset
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there was anybody at the other end when this was made."""
+        return self._sslobj is not None
 
     def do_handshake(self, block: bool = False) -> None:
         """Go on with the handshake. Raises as the ssl module does: SSLWantReadError, SSLWantWriteError, SSLError."""
