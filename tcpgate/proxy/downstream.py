@@ -10,6 +10,7 @@ Owner: the task that runs the exchange.
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -20,6 +21,7 @@ from tcpgate.errors import ClientError, GateError, Reason
 from tcpgate.net.carrier import Carrier
 from tcpgate.net.unsent import Buffer
 from tcpgate.proxy import heads
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.snapshot import ListenerPlan, Snapshot
@@ -41,6 +43,7 @@ class Downstream(abc.ABC):
         address: Address | None,
         port: int | None,
         is_trusted: bool,
+        arrived: Arrived | None = None,
     ) -> None:
         self.address = address
         """The peer's, IPv4 as IPv4 whatever the socket; None for a unix socket."""
@@ -53,6 +56,10 @@ class Downstream(abc.ABC):
         """The newest generation that has this listener: what its requests are looked up in."""
         self.port = port
         """That the client connected to."""
+        self.arrived = arrived
+        """How the connection came, where that was not plainly."""
+        self.tls_seconds = 0.0
+        """What its TLS handshake took, for the record of the first exchange that tells."""
         self.is_trusted = is_trusted
         """The peer may speak for others."""
         self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
@@ -68,6 +75,9 @@ class Downstream(abc.ABC):
         """How much of the stream's bytes earlier records have."""
         self._left: GateError | None = None
         """How the client left while it waited for work."""
+        self._cut_at = math.inf
+        """When it has to be over."""
+        self._farewell: Callable[[float], float] | None = None
 
     # -- what the protocol decides ----------------------------------------------------------------------------------
 
@@ -90,6 +100,20 @@ class Downstream(abc.ABC):
         Returns where the protocol cannot tell any more whether it has.
         """
 
+    # -- farewells --------------------------------------------------------------------------------------------------
+
+    def set_farewell(self, farewell: Callable[[float], float] | None) -> None:
+        """Have `farewell` told by when the exchange has to be over: it says when to cancel it, having come to its end
+        by itself before. None: there is nothing to say any more."""
+        self._farewell = farewell
+        if farewell is not None and self._cut_at < math.inf:
+            self.cut_by(self._cut_at)
+
+    def cancel_at(self, deadline: float) -> float:
+        """When to cancel what has to be over by `deadline`; for `cut_by`."""
+        self._cut_at = deadline
+        return deadline if self._farewell is None else self._farewell(deadline)
+
     # -- what they share --------------------------------------------------------------------------------------------
 
     def renew_snapshot(self) -> None:
@@ -109,6 +133,9 @@ class Downstream(abc.ABC):
             proto=self.proto(head),
             generation=self.snapshot.generation,
         )
+        if self.arrived is not None:
+            record.tls = self.arrived.text
+            record.t.tls, self.tls_seconds = self.tls_seconds, 0.0
         if head is None:
             record.id, record.client = self.plane.new_id(), str(self.address or "unix")
             return record

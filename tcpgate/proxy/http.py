@@ -24,6 +24,7 @@ from tcpgate.errors import Bug, ClientError, GateError, Reason
 from tcpgate.net.address import port_of
 from tcpgate.net.stream import Buffer, Stream
 from tcpgate.proxy import account, answer
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.downstream import Downstream, client_gone
 from tcpgate.proxy.exchange import Exchange
@@ -55,6 +56,7 @@ class HttpConnection(Downstream):
         snapshot: Snapshot,
         *,
         lane: bool = False,
+        arrived: Arrived | None = None,
     ) -> None:
         peer = None if address is None else forwarded.plain(address)
         limits = plan.spec.limits
@@ -62,11 +64,15 @@ class HttpConnection(Downstream):
             plane,
             plan,
             stream,
-            ServerCodec(Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)),
+            ServerCodec(
+                Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body),
+                secure=arrived is not None and arrived.secure,
+            ),
             snapshot,
             address=peer,
-            port=port_of(stream.sock.getsockname()),
+            port=port_of(stream.sock.getsockname()) if arrived is None else arrived.port,
             is_trusted=forwarded.is_trusted(peer, plan.spec.trusted_proxies),
+            arrived=arrived,
         )
         self.is_fresh = True
         """No request has come yet."""
@@ -88,7 +94,7 @@ class HttpConnection(Downstream):
 
     def cut_by(self, deadline: float) -> None:
         """Be over by `deadline`, whatever is under way; infinity takes it back."""
-        self._scope.deadline = deadline
+        self._scope.deadline = self.cancel_at(deadline)
 
     def take_over(self, data: bytes, count: int, began: float | None, begun: Begun | None) -> None:
         """Before `run`: what the lane has received of the next exchange, when that began, and how far it came.

@@ -23,6 +23,7 @@ from tcpgate.errors import Reason, Side
 from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.net.relay import RelayOutcome, relay
 from tcpgate.net.stream import Stream
+from tcpgate.proxy import websocket
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.upstream import Upstream
 
@@ -52,6 +53,9 @@ async def _move(exchange: Exchange, up: Upstream) -> RelayOutcome:
     # Nobody's bytes are lost on the way here: what a side sent with or after the 101 is with its codec, and an end of
     # stream is read from the socket again, as often as one asks.
     to_upstream, to_downstream = connection.codec.switched(), up.codec.switched()
+    inspect = exchange.plan.spec.websocket if exchange.plan is not None else None
+    if inspect is not None and exchange.head.upgrade == websocket.TOKEN:
+        return await websocket.run(exchange, up, inspect, to_upstream, to_downstream)
     idle = connection.plan.spec.timeouts.tunnel
     if exchange.snapshot.config.gateway.lane and _can_ride(down) and _can_ride(over):
         return await _Riding(plane, down, over, idle).run(to_upstream, to_downstream)
