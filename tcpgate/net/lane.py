@@ -75,6 +75,8 @@ class Lane:
         """Callbacks that raised."""
         self.turns = 0
         """Batches so far."""
+        self.at_end_of_turn: Callable[[], None] = _nothing
+        """Called behind each batch: what its callbacks have left to do together. Must not raise."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
 
@@ -137,7 +139,10 @@ class Lane:
                     rider = callback.__self__  # type: ignore[attr-defined]  # a bound method of a rider
                     if not self._fault(rider, exc) and callbacks.get(fd) is callback:
                         self.remove(fd)  # or it would be called again, and again
-        return bool(events)
+        if events:
+            self.at_end_of_turn()
+            return True
+        return False
 
     def _fault(self, rider: Rider, exc: Exception) -> bool:
         """Tell the rider; whether it could take the news."""
@@ -169,3 +174,7 @@ class Lane:
                         if not self._fault(rider, exc):
                             self.timed.discard(rider)
             await checkpoint()
+
+
+def _nothing() -> None:
+    pass

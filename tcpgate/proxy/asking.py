@@ -78,7 +78,7 @@ class Asking(Ride):
             body = data[end:whole]
         self.used, self.request, self.prepared = whole, request, prepared
         self.closes = self.is_leaving or not request.keep_alive
-        self.began = self.lane.clock()
+        self.began = self.started = self.lane.clock()
         if self.waits_since is not None:  # it began with its head
             self.began, self.waits_since = self.waits_since, None
         if prepared.plan.filters or (request.vouched and self._peer_facts().is_trusted):
@@ -109,38 +109,38 @@ class Asking(Ride):
         """As `_ask`, by the longer way."""
         careful = self.careful = Careful(self._peer_facts(), prepared.plan, self.request)
         if careful.ask_filters():
+            self.started = self.lane.clock()
             self._ask(prepared, body, careful.view.client_text)
         else:
             self.is_fresh = False
-            self.id = careful.id
+            self.id = careful.id.encode()
             self.hand_over(self.data, self._begun())
 
     def _ask(self, prepared: Prepared, body: bytes, client: str) -> None:
         """Pick an endpoint and send it the request."""
-        self.started = now = self.lane.clock()
         self.is_fresh = False
         careful, request = self.careful, self.request
-        upstream = self.shared.upstream(prepared.plan, request, client)
+        upstream = self.shared.upstream(prepared, request, client)
         endpoint = None
         if upstream is not None:
-            key = self.shared.key(upstream.spec.hash_key, request, client) if upstream.keyed else 0
-            endpoint = upstream.pick(key, (), now)
+            key = self.shared.key(upstream.spec.hash_key, request, client) if upstream.spread.keyed else 0
+            endpoint = upstream.pick(key, (), self.started)
         if upstream is None or endpoint is None:
             if careful is not None:
-                self.id = careful.id
+                self.id = careful.id.encode()
             self.hand_over(self.data, None if careful is None else self._begun())
             return
         self.upstream = upstream
         self.endpoint = endpoint
         if careful is not None:
-            self.id = careful.id
+            self.id = careful.id.encode()
             self.wire = careful.request(upstream.name) + body
         else:
-            self.id = id_ = self.plane.new_id()
+            self.id = id_ = b"%032x" % self.shared.random_bits(128)
             if request.authority != self._authority:
                 self._authority = request.authority
                 self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
-            self.wire = b"".join((prepared.start, self._forwarding, id_.encode(), prepared.end, body))
+            self.wire = b"".join((prepared.start, self._forwarding, id_, prepared.end, body))
         endpoint.begin()
         self.sent = 0
         self.connect_seconds = 0.0
@@ -230,7 +230,7 @@ class Asking(Ride):
 
     def _begun(self) -> Begun:
         """What was done before an endpoint was picked."""
-        begun = Begun(id=self.id, snapshot=self.snapshot, routed_at=self.began)
+        begun = Begun(id=self.id.decode("ascii"), snapshot=self.snapshot, routed_at=self.began)
         if self.careful is not None:
             begun.view, begun.filters_done = self.careful.view, self.careful.done
             begun.verdict = self.careful.verdict

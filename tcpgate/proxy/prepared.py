@@ -20,6 +20,7 @@ from tcpgate.codec.express import ExpressRequest, RequestHeads
 from tcpgate.net.address import number_of
 from tcpgate.policy.path import NormalPath, is_plain, match_path
 from tcpgate.policy.route import Found
+from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.keys import key_of
 from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
@@ -58,14 +59,17 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "block", "end", "host", "is_head", "length", "line", "method", "path", "plan", "snapshot", "start", "timeout",
+        "end", "generation", "host", "is_head", "length", "line", "method", "path", "plan", "snapshot", "start",
+        "timeout", "upstream",
     )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
         # Not the request itself, whose note this is: the two would be garbage that only the collector finds.
         self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
         self.plan = plan
-        self.block = plan.block
+        self.upstream = plan.spec.upstream or ""
+        """Its name, unless the route is split."""
+        self.generation = snapshot.generation
         self.timeout = plan.spec.timeout
         self.length = request.length or 0
         """Of the body."""
@@ -92,9 +96,12 @@ class HttpListener:
         self.plan = plan
         limits = plan.spec.limits
         self.heads = RequestHeads(Limits(head=limits.head, headers=limits.headers, target=limits.target))
+        self.random_bits = plane.rng.getrandbits
+        """For request ids."""
+        self._upstreams = plane.runtime.upstreams
         self._clients: dict[str, tuple[Address | None, str]] = {}
         self._forwarding: dict[tuple[Address | None, int | None, bytes], bytes] = {}
-        self._targets: dict[tuple[RoutePlan, EndpointRuntime], plain.Target] = {}
+        self._ledgers: dict[tuple[RoutePlan, EndpointRuntime], Ledger] = {}
 
     def renew(self, plan: ListenerPlan) -> HttpListener:
         """For connections that come after a reload; the same object if nothing that it has learnt depends on the
@@ -126,12 +133,12 @@ class HttpListener:
         request.note = prepared
         return prepared
 
-    def upstream(self, plan: RoutePlan, request: ExpressRequest, client: str) -> UpstreamRuntime | None:
+    def upstream(self, prepared: Prepared, request: ExpressRequest, client: str) -> UpstreamRuntime | None:
         """Where it goes; None: a reload has just removed that."""
-        name = plan.spec.upstream
+        name, plan = prepared.upstream, prepared.plan
         if plan.split is not None:
             name = plan.split.choose(self.key(plan.spec.split_key, request, client))
-        return self.plane.runtime.upstreams.get(name or "")
+        return self._upstreams.get(name)
 
     def key(self, rule: str, request: ExpressRequest, client: str) -> int:
         """What is hashed on."""
@@ -166,13 +173,11 @@ class HttpListener:
             self._forwarding[key] = found
         return found
 
-    def target(self, plan: RoutePlan, endpoint: EndpointRuntime) -> plain.Target:
-        """The part of an access line that is the same for a route and an endpoint."""
-        found = self._targets.get((plan, endpoint))
+    def ledger(self, plan: RoutePlan, endpoint: EndpointRuntime) -> Ledger:
+        """Where exchanges of a route with an endpoint are booked."""
+        found = self._ledgers.get((plan, endpoint))
         if found is None:
-            if len(self._targets) >= MAX_TARGETS:
-                self._targets.clear()
-            found = self._targets[plan, endpoint] = plain.target_of(
-                self.plan.name, plan.name, endpoint.upstream, endpoint.name, f"routes.{plan.name}"
-            )
+            if len(self._ledgers) >= MAX_TARGETS:
+                self._ledgers.clear()
+            found = self._ledgers[plan, endpoint] = Ledger(self.plane, self.plan, plan, endpoint)
         return found
