@@ -144,7 +144,8 @@ class Asking(Ride):
         endpoint.begin()
         self.sent = 0
         self.connect_seconds = 0.0
-        up = pool.take_idle(endpoint)
+        again = prepared.repeatable and self.lane.in_turn and upstream.spec.retry.attempts > 1
+        up = pool.take_idle(endpoint, look=not again)
         if up is not None:
             self._send_request(up)
         else:

@@ -19,6 +19,7 @@ from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
 from tcpgate.net.address import number_of
 from tcpgate.policy.path import NormalPath, is_plain, match_path
+from tcpgate.policy.retry import IDEMPOTENT
 from tcpgate.policy.route import Found
 from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.plane import Plane
@@ -59,8 +60,8 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "end", "generation", "host", "is_head", "length", "line", "method", "path", "plan", "snapshot", "start",
-        "timeout", "upstream",
+        "end", "generation", "host", "is_head", "length", "line", "method", "path", "plan", "repeatable", "snapshot",
+        "start", "timeout", "upstream",
     )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
@@ -81,6 +82,7 @@ class Prepared:
         self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
         """From behind the request id to the end of the head."""
         self.method = request.method.decode("latin-1")
+        self.repeatable = request.method in IDEMPOTENT
         self.is_head = self.method == "HEAD"
         self.host = request.host.decode("latin-1")
         self.path = request.path.decode("latin-1")
