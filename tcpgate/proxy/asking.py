@@ -35,8 +35,9 @@ class Asking(Ride):
     """A client's connection, up to the request's last byte."""
 
     __slots__ = (
-        "_authority", "_connecting", "_forwarding", "_peer", "careful", "closes", "connect_seconds", "connected_at",
-        "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used", "wire",
+        "_authority", "_connecting", "_forwarding", "_peer", "by_form", "careful", "closes", "connect_seconds",
+        "connected_at", "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used",
+        "wire",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,8 @@ class Asking(Ride):
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None
+        self.by_form = False
+        """The last head was read by its form: its client gives each request an id."""
         self._peer: Peer | None = None
         self._connecting: Connecting | None = None
         self._authority = b""
@@ -57,15 +60,18 @@ class Asking(Ride):
         self.data = data
         self.snapshot = snapshot = self.host.snapshot
         end = data.find(b"\r\n\r\n") + 4
-        request = None
-        if end > 3:
-            request = self.shared.heads.read(data if end == len(data) else data[:end])
+        shared = self.shared
+        head = data if end == len(data) else data[:end]
+        request = None if self.by_form else shared.known(head)
         if request is None:
-            self.hand_over(data)
-            return
+            request = shared.heads.read(head, by_form=self.by_form) if end > 3 else None
+            if request is None:
+                self.hand_over(data)
+                return
+            self.by_form = request.by_form
         prepared: Prepared | None = request.note
         if prepared is None or prepared.snapshot() is not snapshot:
-            prepared = self.shared.prepare(request, snapshot)
+            prepared = shared.prepare(request, snapshot)
             if prepared is None:
                 self.hand_over(data)
                 return
@@ -119,12 +125,14 @@ class Asking(Ride):
     def _ask(self, prepared: Prepared, body: bytes, client: str) -> None:
         """Pick an endpoint and send it the request."""
         self.is_fresh = False
-        careful, request = self.careful, self.request
-        upstream = self.shared.upstream(prepared, request, client)
-        endpoint = None
+        careful, request, shared = self.careful, self.request, self.shared
+        upstream = shared.upstreams.get(prepared.upstream or shared.split(prepared.plan, request, client))
+        endpoint: EndpointRuntime | None = None
         if upstream is not None:
-            key = self.shared.key(upstream.spec.hash_key, request, client) if upstream.spread.keyed else 0
-            endpoint = upstream.pick(key, (), self.started)
+            spread = upstream.spread
+            key = shared.key(upstream.spec.hash_key, request, client) if spread.keyed else 0
+            # As `upstream.pick`, which asks besides whether what it found is what it was given.
+            endpoint = spread.pick(key, (), self.started)  # type: ignore[assignment]
         if upstream is None or endpoint is None:
             if careful is not None:
                 self.id = careful.id.encode()
@@ -136,10 +144,10 @@ class Asking(Ride):
             self.id = careful.id.encode()
             self.wire = careful.request(upstream.name) + body
         else:
-            self.id = id_ = b"%032x" % self.shared.random_bits(128)
+            self.id = id_ = b"%032x" % shared.random_bits(128)
             if request.authority != self._authority:
                 self._authority = request.authority
-                self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
+                self._forwarding = shared.forwarding(self.address, self.port, request.authority)
             self.wire = b"".join((prepared.start, self._forwarding, id_, prepared.end, body))
         endpoint.begin()
         self.sent = 0

@@ -138,22 +138,22 @@ class HttpRider(Asking):
             self.give_up(broken=exc)
             return
         end = data.find(b"\r\n\r\n") + 4
-        response = None
-        if end > 3:
-            response = self.plane.answers.read(data[:end])
+        head, answers = data[:end], self.plane.answers
+        response = answers.known(head) or (answers.read(head) if end > 3 else None)
         if response is None:
             self.give_up(data)
-        elif response.chunked or self.prepared.is_head or response.status in (204, 304):
+        elif response.measured < 0 or self.prepared.is_head:
             self._answer_unlike(response, data, end)
-        elif response.length is None or len(data) - end > response.length:
-            self.give_up(data)  # it ends with the connection, or does not end where it says
+        elif len(data) - end > response.measured:
+            self.give_up(data)  # it does not end where it says
         else:
-            self._answer(response, data, data[end:], response.length - len(data) + end)
+            self._answer(response, data, data[end:], response.measured - len(data) + end)
 
     def _answer_unlike(self, response: ExpressResponse, data: bytes, end: int) -> None:
         """Answers whose end is not simply at their length."""
         if not response.chunked:
-            if data[end:] or (self.prepared.is_head and response.length is None and response.status not in (204, 304)):
+            is_bare = response.status in (204, 304)
+            if data[end:] or not (is_bare or (self.prepared.is_head and response.length is not None)):
                 self.give_up(data)
             else:
                 self._answer(response, data, b"", 0)

@@ -40,6 +40,7 @@ def _record_of(ride: HttpRider, now: float, failure: GateError, bytes_in: int) -
     """The access record of the exchange at hand."""
     prepared, plan = ride.prepared, ride.prepared.plan
     answered = ride.state == FLOWING
+    method, host, path = (text.decode("ascii") for text in prepared.asked)
     record = AccessRecord(
         ts=ride.plane.wall(),
         id=ride.id.decode("ascii"),
@@ -50,9 +51,9 @@ def _record_of(ride: HttpRider, now: float, failure: GateError, bytes_in: int) -
         attempts=[Attempt(ride.endpoint.name, failure.reason, (now - ride.started) * 1000)],
         client=ride.client,
         peer=ride.peer,
-        method=prepared.method,
-        host=prepared.host,
-        path=prepared.path,
+        method=method,
+        host=host,
+        path=path,
         proto="http/1.1",
         status=ride.status if answered else 0,
         rule=f"routes.{plan.name}",

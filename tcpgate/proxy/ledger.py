@@ -119,6 +119,7 @@ class Ledger:
             bytes_in, bytes_out, _, _,
         ) = facts  # fmt: skip
         plan, endpoint = self.plan, self.endpoint
+        method, host, path = (text.decode("ascii") for text in prepared.asked)
         record = AccessRecord(
             ts=self._plane.wall(),
             id=id_.decode("latin-1"),
@@ -129,9 +130,9 @@ class Ledger:
             attempts=[Attempt(endpoint.name, Reason.OK, (now - started) * 1000)],
             client=rider.client,
             peer=rider.peer,
-            method=prepared.method,
-            host=prepared.host,
-            path=prepared.path,
+            method=method,
+            host=host,
+            path=path,
             proto="http/1.1",
             status=status,
             answered_by=Side.UPSTREAM,

@@ -51,7 +51,7 @@ def plainly(r: AccessRecord) -> bytes | None:
         quote(r.id)[1:-1].encode("ascii"),
         plain.target_of(r.listener, r.route, r.upstream, r.endpoint, r.rule),
         plain.connection_of(r.client, r.peer, r.tls),
-        plain.request_of(r.method, r.host, r.path),
+        plain.request_of(*(quote(text)[1:-1].encode("ascii") for text in (r.method, r.host, r.path))),
         r.status,
         r.t.head,
         r.t.connect,
