@@ -73,7 +73,20 @@ class ExpressRequest:
     """
 
     __slots__ = (
-        *("authority", "host", "keep_alive", "length", "lines", "method", "note", "path", "query", "raw", "size"),
+        *(
+            "authority",
+            "by_form",
+            "host",
+            "keep_alive",
+            "length",
+            "lines",
+            "method",
+            "note",
+            "path",
+            "query",
+            "raw",
+            "size",
+        ),
         *("vouched", "_head", "_limits"),
     )
 
@@ -92,6 +105,8 @@ class ExpressRequest:
         self.host, self.authority, self.length, self.keep_alive, self.vouched, self.lines = fields
         self.note: Any = None
         """The caller's: what it made of this head, for the next one with the same bytes."""
+        self.by_form = False
+        """Its fields were new, but for their form."""
         self._limits = limits
         self._head: RequestHead | None = None
 
@@ -116,12 +131,12 @@ class RequestHeads:
         "_forms",
         "_fresh",
         "_heads",
-        "_known",
         "_known_fields",
         "_limits",
         "_line",
         "_longest",
         "_longest_line",
+        "known",
     )
 
     def __init__(self, limits: Limits, *, kept: int = MAX_HEADS) -> None:
@@ -135,12 +150,16 @@ class RequestHeads:
         self._forms = Forms()
         self._fields = Memo(self._read_fields, _weight_of_fields, entries=kept, weight=MAX_FIELDS_WEIGHT)
         self._heads: Shelf[ExpressRequest] = Shelf(_weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
-        # Bound once: looking a method up costs as much as what it does.
-        self._known_fields, self._known, self._fill = self._fields.get, self._heads.get, self._forms.fill
+        # Bound once: looking a method up costs as much as what it does. `known` is for callers, too: it gives what
+        # `read` would give, if that is there already.
+        self._known_fields, self.known, self._fill = self._fields.get, self._heads.get, self._forms.fill
 
-    def read(self, raw: bytes) -> ExpressRequest | None:
-        """The request of a head that ends in an empty line; None: it is not plain, or is wrong."""
-        known = self._known(raw)
+    def read(self, raw: bytes, *, by_form: bool = False) -> ExpressRequest | None:
+        """The request of a head that ends in an empty line; None: it is not plain, or is wrong.
+
+        `by_form`: as the client's last one was, so most likely nobody has seen it before, nor its fields.
+        """
+        known = None if by_form else self.known(raw)
         if known is not None:
             return known
         end = raw.find(b"\n") + 1
@@ -149,16 +168,22 @@ class RequestHeads:
             return None
         method, path, query = match.groups()
         rest = raw[end:]
-        fields = self._known_fields(rest)
+        fields = None if by_form else self._known_fields(rest)
         if fields is not None:
             # Only a head whose fields came before can have come before as a whole.
             return self._heads.offer(raw, ExpressRequest(raw, self._limits, method, path, query, fields))
         fields = self._fill(rest)
-        try:
-            fields = self._fields[rest] if fields is None else self._fields.offer(rest, fields)
-        except Declined:
-            return None
-        return ExpressRequest(raw, self._limits, method, path, query, fields)
+        is_filled = fields is not None
+        if fields is None:
+            try:
+                fields = self._fields[rest]
+            except Declined:
+                return None
+        elif not by_form:
+            fields = self._fields.offer(rest, fields)
+        request = ExpressRequest(raw, self._limits, method, path, query, fields)
+        request.by_form = is_filled
+        return request
 
     def _read_fields(self, rest: bytes) -> RequestFields:
         """`rest`: a head without its request line."""
@@ -207,8 +232,8 @@ class ExpressResponse:
     """A plain response head. Shared like `ExpressRequest`."""
 
     __slots__ = (
-        *("chunked", "has_date", "keep_alive", "length", "lines", "note", "raw", "reason", "size", "status"),
-        "version",
+        *("chunked", "has_date", "keep_alive", "length", "lines", "measured", "note", "raw", "reason"),
+        *("size", "status", "version"),
     )
 
     def __init__(self, raw: bytes, status: int, reason: bytes, lines: bytes, length: int | None, signs: int) -> None:
@@ -223,6 +248,8 @@ class ExpressResponse:
         """Content-Length, whatever the method: to HEAD, and with 304, no body follows. A 204 has none."""
         self.chunked = signs & CHUNKED != 0
         """If neither: whether a body follows that ends with the connection, the status and the method say."""
+        self.measured = -1 if length is None or self.chunked or status in _WITHOUT_BODY else length
+        """How many bytes of body follow, but to HEAD; -1: none, or until some other end."""
         self.keep_alive = not signs & CLOSE
         """The endpoint did not say close."""
         self.has_date = signs & DATE != 0
@@ -235,7 +262,7 @@ class ExpressResponse:
 class ResponseHeads:
     """Reads response heads, and remembers what it has read."""
 
-    __slots__ = ("_fresh", "_heads", "_limits", "_line", "_status")
+    __slots__ = ("_fresh", "_heads", "_limits", "_line", "_status", "known")
 
     def __init__(self, limits: Limits = RESPONSE_LIMITS, *, kept: int = MAX_HEADS) -> None:
         """`kept`: as for requests."""
@@ -247,6 +274,8 @@ class ResponseHeads:
             _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
         )
         self._heads = Memo(self._read, _weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
+        self.known = self._heads.get
+        """As `RequestHeads.known`."""
 
     def read(self, raw: bytes) -> ExpressResponse | None:
         """The response of a head that ends in an empty line; None: it is not plain, or is wrong."""

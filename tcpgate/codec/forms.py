@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 
 from tcpgate.codec.memo import Shelf
-from tcpgate.codec.syntax import OWS, VALUE_CHAR
+from tcpgate.codec.syntax import VALUE_CHAR
 
 RequestFields = tuple[bytes, bytes, int | None, bool, bool, bytes]
 """What all field lines of a request say together: host, authority, length, keep_alive, vouched, lines."""
@@ -35,56 +35,55 @@ MAX_BLANKS = 3
 _PATIENCE = 16
 """One in so many newcomers takes another's place."""
 
-_is_clean = re.compile(rb"[\x21-\x7e\x80-\xff][" + VALUE_CHAR + rb"]*+").fullmatch
+_clean_value = re.compile(rb"[\x21-\x7e\x80-\xff][" + VALUE_CHAR + rb"]*+").match
+_SPACE = 0x20
+"""The one character that may be in a value and at its end may not, but for HTAB, which is below it."""
 
 
 class Form:
     """Field lines with blanks, and what they say."""
 
-    __slots__ = ("_blanks", "_end", "_said", "_start", "_written")
+    __slots__ = ("_begins", "_blanks", "_said", "_start", "_written")
 
     def __init__(self, lines: list[bytes], found: list[bytes], blanks: list[int], said: RequestFields) -> None:
         """`found`: what each line comes to. `blanks`: the lines whose value is one, in order. `said`: by all lines."""
-        start, written = _around(lines, found, 0, blanks[0])
-        self._start, self._written = start, written
-        self._blanks: list[tuple[bool, bytes, bytes]] = []
-        """Of each blank: whether it goes on, what comes behind it, what of that goes on."""
+        self._start, self._written = _around(lines, found, 0, blanks[0])
+        self._begins = len(self._start)
+        self._blanks: list[tuple[bool, bytes, int, bytes]] = []
+        """Of each blank: whether it goes on, what comes behind it, how long that is, what of it goes on."""
         for at, until in zip(blanks, [*blanks[1:], len(lines)], strict=True):
             goes_on = found[at] is lines[at]
             behind, kept = _around(lines, found, at + 1, until)
-            self._blanks.append((goes_on, b"\r\n" + behind, b"\r\n" + kept if goes_on else kept))
-        goes_on, behind, kept = self._blanks.pop()
-        self._blanks.append((goes_on, b"", kept))  # the last one reaches to the end
-        self._end = behind + b"\r\n"
+            behind = b"\r\n" + behind + (b"" if until < len(lines) else b"\r\n")  # the head's own end
+            self._blanks.append((goes_on, behind, len(behind), b"\r\n" + kept if goes_on else kept))
         self._said = said[:5]
 
     @property
     def begins(self) -> int:
         """Bytes before the first blank."""
-        return len(self._start)
+        return self._begins
 
     def __len__(self) -> int:
         """Bytes of the head without its blanks."""
-        return len(self._start) + sum(len(behind) for _, behind, _ in self._blanks) + len(self._end)
+        return self._begins + sum(length for _, _, length, _ in self._blanks)
 
     def fill(self, rest: bytes) -> RequestFields | None:
         """What `rest`, a head without its first line, says; None: it is not of this form."""
-        start, end = self._start, self._end
-        if not (rest.startswith(start) and rest.endswith(end)):
+        if not rest.startswith(self._start):
             return None
+        at = self._begins
         written = [self._written]
-        begin, stop = len(start), len(rest) - len(end)
-        for goes_on, behind, kept in self._blanks:
-            # A clean value has no CRLF, with which what is behind begins: only the first place can be the right one.
-            at = rest.find(behind, begin, stop) if behind else stop
-            value = rest[begin:at] if at > begin else b""
-            if not _is_clean(value) or value[-1] in OWS:
+        for goes_on, behind, length, kept in self._blanks:
+            value = _clean_value(rest, at)
+            # No clean value has a CR, with which what is behind begins: it must end here, and not in white space.
+            if value is None or not rest.startswith(behind, end := value.end()) or rest[end - 1] <= _SPACE:
                 return None
             if goes_on:
-                written.append(value)
-            written.append(kept)
-            begin = at + len(behind)
-        return (*self._said, b"".join(written))
+                written += (rest[at:end], kept)
+            else:
+                written.append(kept)
+            at = end + length
+        return (*self._said, b"".join(written)) if at == len(rest) else None
 
 
 def _around(lines: list[bytes], found: list[bytes], at: int, blank: int) -> tuple[bytes, bytes]:

@@ -8,6 +8,8 @@ stay tasks; what runs here never waits.
 
 - A callback belongs to a `Rider`, which owns the descriptor that it is registered for. It must not block. If it raises
   all the same, the rider's `on_fault` gets the exception, the others notice nothing.
+- Descriptors in `first` are called first of a batch. What a callback may make use of (an idle connection) is in there,
+  so it has heard by then what the kernel knew of it when the batch began.
 - Registration is level-triggered: what a callback leaves unread is offered again.
 - A descriptor may be closed, and its number be given to a new connection, while events of it are still in the batch
   at hand. The new rider is then called for nothing; every callback takes "not now" from the kernel for an answer.
@@ -21,6 +23,7 @@ runs `run_forever` and `sweep_forever`.
 from __future__ import annotations
 
 import logging
+import operator
 import select
 from collections.abc import Callable
 from typing import NoReturn, Protocol
@@ -30,6 +33,8 @@ from trio.lowlevel import checkpoint, wait_readable
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
+ENDS = select.EPOLLRDHUP
+"""The other end will send no more. It need not be asked for by itself: READ tells it as well, but not apart."""
 NOTHING = 0
 """Registered, but only hang-ups and errors are told."""
 BATCH = 256
@@ -60,6 +65,7 @@ class Timed(Rider, Protocol):
         ...
 
 
+_fd_of = operator.itemgetter(0)
 Callback = Callable[[int], None]
 """A method of a `Rider`, told the epoll events that are ready."""
 
@@ -71,10 +77,16 @@ class Lane:
         self.clock = clock
         """Trio's time, cheaply."""
         self.timed: set[Timed] = set()
+        self.first: set[int] = set()
+        """Descriptors whose callbacks go before all others of a batch."""
+        self.in_turn = False
+        """A batch is under way."""
         self.faults = 0
         """Callbacks that raised."""
         self.turns = 0
         """Batches so far."""
+        self.at_end_of_turn: Callable[[], None] = _nothing
+        """Called behind each batch: what its callbacks have left to do together. Must not raise."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
 
@@ -95,6 +107,7 @@ class Lane:
 
     def remove(self, fd: int) -> None:
         """Forget `fd`, before it is closed. Idempotent."""
+        self.first.discard(fd)
         if self._callbacks.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
@@ -103,6 +116,7 @@ class Lane:
 
         Only for a descriptor of which there is no duplicate.
         """
+        self.first.discard(fd)
         self._callbacks.pop(fd, None)
 
     def close(self) -> None:
@@ -127,7 +141,12 @@ class Lane:
         """One batch of what is ready now; whether there was any."""
         self.turns += 1
         events = self._epoll.poll(0, BATCH)
-        callbacks = self._callbacks
+        if not events:
+            return False
+        self.in_turn = True
+        callbacks, first = self._callbacks, self.first
+        if not first.isdisjoint(map(_fd_of, events)):
+            events.sort(key=lambda event: event[0] not in first)
         for fd, ready in events:
             callback = callbacks.get(fd)
             if callback is not None:
@@ -137,7 +156,9 @@ class Lane:
                     rider = callback.__self__  # type: ignore[attr-defined]  # a bound method of a rider
                     if not self._fault(rider, exc) and callbacks.get(fd) is callback:
                         self.remove(fd)  # or it would be called again, and again
-        return bool(events)
+        self.at_end_of_turn()
+        self.in_turn = False
+        return True
 
     def _fault(self, rider: Rider, exc: Exception) -> bool:
         """Tell the rider; whether it could take the news."""
@@ -169,3 +190,7 @@ class Lane:
                         if not self._fault(rider, exc):
                             self.timed.discard(rider)
             await checkpoint()
+
+
+def _nothing() -> None:
+    pass

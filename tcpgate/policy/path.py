@@ -51,6 +51,9 @@ _PLAIN = _UNRESERVED + b"!$&'()*+,=:@/"
 _LEGAL = re.compile(rb"/(?:[!\"$&->@-\[\]-~]++|%(?!00)[0-9A-Fa-f]{2})*")
 """Escapes and visible ASCII but `#`, `?`, `\\`. Like us, nginx answers %00 with 400."""
 
+_is_plainest = re.compile(rb"(?:/[0-9A-Za-z_~!$&'()*+,=:@-][0-9A-Za-z_~!$&'()*+,=:@.-]*+)+/?").fullmatch
+"""Segments of `_PLAIN` that are not empty and begin with no dot: most paths, at a third of the cost of `is_plain`."""
+
 _NO_URI_CHARACTER = {bytes((code,)): b"%%%02X" % code for code in b'"<>[]^`{|}'}
 """Bytes that clients send raw although RFC 3986 has them only as escapes."""
 
@@ -102,7 +105,7 @@ def match_path(raw: bytes) -> NormalPath | None:
 
 def is_plain(path: bytes) -> bool:
     """True for a path in normal form that has one reading only, as nearly all have."""
-    return (
+    return _is_plainest(path) is not None or (
         path[:1] == b"/"
         and not path.translate(None, _PLAIN)
         and b"//" not in path

@@ -82,6 +82,8 @@ class Spread:
     rng: random.Random
     panic: bool = attrs.field(default=False, init=False)
     """Whether too few endpoints are usable to believe health."""
+    keyed: bool = attrs.field(default=False, init=False)
+    """Whether the key decides; where it does not, the caller need not make one."""
     _tiers: dict[int, _Group] = attrs.field(factory=dict, init=False)
     _everybody: _Group | None = attrs.field(default=None, init=False)
     """In panic: all members of all tiers."""
@@ -134,11 +136,7 @@ class Spread:
 
     def _set_serving(self, serving: tuple[Balancer, ...], shares: dict[int, float], ends: tuple[float, ...]) -> None:
         self._serving, self._shares, self._ends = serving, shares, ends
-
-    @property
-    def keyed(self) -> bool:
-        """Whether the key decides; where it does not, the caller need not make one."""
-        return bool(self._serving) and self._serving[0].keyed
+        self.keyed = bool(serving) and serving[0].keyed
 
     def pick(self, key: int, skip: Container[str], now: float) -> Member | None:
         """The member that takes the next work, never one that is in `skip` or full; None: there is none."""

@@ -32,6 +32,7 @@ from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.policy.spread import Spread
 from tcpgate.process import limits
+from tcpgate.process.clock import PlainClock, cheap_clock
 from tcpgate.process.collector import Collector
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
 from tcpgate.process.log_ahead import LogAhead
@@ -90,7 +91,7 @@ class Worker:
         self.link = link
         self.shared = shared
         self.page = shared.pages[index]
-        self.lane = Lane(_cheap_clock())
+        self.lane = Lane(cheap_clock())
         self.rng = random.Random()
         self.targets = LogAhead("log.access"), LogAhead("log.events")
         self.sink = LineSink(on_drop=self._dropped, tell=self._tell, opener=self.targets[0].take)
@@ -358,12 +359,6 @@ class Worker:
         self.link.send_nowait(messages.Told(kind=kind, level=level, text=text, facts=facts))
 
 
-def _cheap_clock() -> Callable[[], float]:
-    """Trio's time without the way to it: its clock is `perf_counter` and a number that stays the same for a run."""
-    ahead = trio.current_time() - time.perf_counter()
-    return lambda: time.perf_counter() + ahead
-
-
 async def serve(index: int, link_fd: int, page_fd: int) -> None:
     """The worker's `trio.run`."""
     link = worker_link(socket.socket(fileno=link_fd))
@@ -384,7 +379,7 @@ def main(argv: list[str]) -> int:
     configure_diagnostics("info")
     index, link_fd, page_fd = map(int, argv)
     try:
-        trio.run(serve, index, link_fd, page_fd)
+        trio.run(serve, index, link_fd, page_fd, clock=PlainClock())
     except Exception:
         log.exception("worker %d failed and ends; the supervisor starts another", index)
         return 1

@@ -36,7 +36,7 @@ class Asking(Ride):
     """A client's connection, up to the request's last byte."""
 
     __slots__ = (
-        "_authority", "_connecting", "_forwarding", "_peer", "_reach", "careful", "closes", "connect_seconds",
+        "_authority", "_connecting", "_forwarding", "_peer", "_reach", "by_form", "careful", "closes", "connect_seconds",
         "connected_at", "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used",
         "wire",
     )  # fmt: skip
@@ -48,6 +48,8 @@ class Asking(Ride):
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None
+        self.by_form = False
+        """The last head was read by its form: its client gives each request an id."""
         self._peer: Peer | None = None
         self._connecting: Connecting | None = None
         self._authority = b""
@@ -59,15 +61,18 @@ class Asking(Ride):
         self.data = data
         self.snapshot = snapshot = self.host.snapshot
         end = data.find(b"\r\n\r\n") + 4
-        request = None
-        if end > 3:
-            request = self.shared.heads.read(data if end == len(data) else data[:end])
+        shared = self.shared
+        head = data if end == len(data) else data[:end]
+        request = None if self.by_form else shared.known(head)
         if request is None:
-            self.hand_over(data)
-            return
+            request = shared.heads.read(head, by_form=self.by_form) if end > 3 else None
+            if request is None:
+                self.hand_over(data)
+                return
+            self.by_form = request.by_form
         prepared: Prepared | None = request.note
         if prepared is None or prepared.snapshot() is not snapshot:
-            prepared = self.shared.prepare(request, snapshot)
+            prepared = shared.prepare(request, snapshot)
             if prepared is None:
                 self.hand_over(data)
                 return
@@ -80,7 +85,7 @@ class Asking(Ride):
             body = data[end:whole]
         self.used, self.request, self.prepared = whole, request, prepared
         self.closes = self.is_leaving or not request.keep_alive
-        self.began = self.lane.clock()
+        self.began = self.started = self.lane.clock()
         if self.waits_since is not None:  # it began with its head
             self.began, self.waits_since = self.waits_since, None
         if prepared.plan.filters or (request.vouched and self._peer_facts().is_trusted):
@@ -111,42 +116,45 @@ class Asking(Ride):
         """As `_ask`, by the longer way."""
         careful = self.careful = Careful(self._peer_facts(), prepared.plan, self.request)
         if careful.ask_filters():
+            self.started = self.lane.clock()
             self._ask(prepared, body, careful.view.client_text)
         else:
             self.is_fresh = False
-            self.id = careful.id
+            self.id = careful.id.encode()
             self.hand_over(self.data, self._begun())
 
     def _ask(self, prepared: Prepared, body: bytes, client: str) -> None:
         """Pick an endpoint and send it the request."""
-        self.started = now = self.lane.clock()
         self.is_fresh = False
-        careful, request = self.careful, self.request
-        upstream = self.shared.upstream(prepared.plan, request, client)
-        endpoint = None
+        careful, request, shared = self.careful, self.request, self.shared
+        upstream = shared.upstreams.get(prepared.upstream or shared.split(prepared.plan, request, client))
+        endpoint: EndpointRuntime | None = None
         if upstream is not None:
-            key = self.shared.key(upstream.spec.hash_key, request, client) if upstream.keyed else 0
-            endpoint = upstream.pick(key, (), now)
+            spread = upstream.spread
+            key = shared.key(upstream.spec.hash_key, request, client) if spread.keyed else 0
+            # As `upstream.pick`, which asks besides whether what it found is what it was given.
+            endpoint = spread.pick(key, (), self.started)  # type: ignore[assignment]
         if upstream is None or endpoint is None:
             if careful is not None:
-                self.id = careful.id
+                self.id = careful.id.encode()
             self.hand_over(self.data, None if careful is None else self._begun())
             return
         self.upstream = upstream
         self.endpoint = endpoint
         if careful is not None:
-            self.id = careful.id
+            self.id = careful.id.encode()
             self.wire = careful.request(upstream.name) + body
         else:
-            self.id = id_ = self.plane.new_id()
+            self.id = id_ = b"%032x" % shared.random_bits(128)
             if request.authority != self._authority:
                 self._authority = request.authority
-                self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
-            self.wire = b"".join((prepared.start, self._forwarding, id_.encode(), prepared.end, body))
+                self._forwarding = shared.forwarding(self.address, self.port, request.authority)
+            self.wire = b"".join((prepared.start, self._forwarding, id_, prepared.end, body))
         endpoint.begin()
         self.sent = 0
         self.connect_seconds = 0.0
-        up = pool.take_idle(endpoint)
+        again = prepared.repeatable and self.lane.in_turn and upstream.spec.retry.attempts > 1
+        up = pool.take_idle(endpoint, look=not again)
         if up is not None:
             self._send_request(up)
         else:
@@ -234,7 +242,7 @@ class Asking(Ride):
 
     def _begun(self) -> Begun:
         """What was done before an endpoint was picked."""
-        begun = Begun(id=self.id, snapshot=self.snapshot, routed_at=self.began)
+        begun = Begun(id=self.id.decode("ascii"), snapshot=self.snapshot, routed_at=self.began)
         if self.careful is not None:
             begun.view, begun.filters_done = self.careful.view, self.careful.done
             begun.verdict = self.careful.verdict

@@ -32,11 +32,13 @@ from tcpgate.net.stream import READ_SIZE, lost
 from tcpgate.proxy import express_end, pool
 from tcpgate.proxy.asking import Asking
 from tcpgate.proxy.http import LINGER_PAUSE
+from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.outflow import Broken, Outflow, frame
 from tcpgate.proxy.plane import WORKER_LANE_FAULTS
 from tcpgate.proxy.prepared import HttpListener
 from tcpgate.proxy.ride import ASKED, AWAY, CONNECTING, FLOWING, GONE, IDLE, LINGERING
 from tcpgate.proxy.rider import Host
+from tcpgate.stats import plain
 
 READ_AHEAD = 64 << 10
 """Bytes of next requests that are read before the exchange at hand is over."""
@@ -47,15 +49,17 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class HttpRider(Asking):
     """One client's connection, and the exchange at hand, to its end."""
 
-    __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "line", "status", "upstream_in")
+    __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "ledger", "line", "status", "upstream_in")
 
     def __init__(
         self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
     ) -> None:
         super().__init__(host, shared, sock, sockaddr, port)
         self.flow: Outflow | None = None
-        self.line: str | None = None
+        self.line = b""
         """The part of access lines that is the same for the connection, once there was one."""
+        self.ledger: Ledger | None = None
+        """Of the last exchange that went well."""
         self.bytes_out = self.upstream_in = 0
         """To the client, and from the endpoint, in the exchange at hand, once its answer has begun."""
 
@@ -134,22 +138,22 @@ class HttpRider(Asking):
             self.give_up(broken=exc)
             return
         end = data.find(b"\r\n\r\n") + 4
-        response = None
-        if end > 3:
-            response = self.plane.answers.read(data[:end])
+        head, answers = data[:end], self.plane.answers
+        response = answers.known(head) or (answers.read(head) if end > 3 else None)
         if response is None:
             self.give_up(data)
-        elif response.chunked or self.prepared.is_head or response.status in (204, 304):
+        elif response.measured < 0 or self.prepared.is_head:
             self._answer_unlike(response, data, end)
-        elif response.length is None or len(data) - end > response.length:
-            self.give_up(data)  # it ends with the connection, or does not end where it says
+        elif len(data) - end > response.measured:
+            self.give_up(data)  # it does not end where it says
         else:
-            self._answer(response, data, data[end:], response.length - len(data) + end)
+            self._answer(response, data, data[end:], response.measured - len(data) + end)
 
     def _answer_unlike(self, response: ExpressResponse, data: bytes, end: int) -> None:
         """Answers whose end is not simply at their length."""
         if not response.chunked:
-            if data[end:] or (self.prepared.is_head and response.length is None and response.status not in (204, 304)):
+            is_bare = response.status in (204, 304)
+            if data[end:] or not (is_bare or (self.prepared.is_head and response.length is not None)):
                 self.give_up(data)
             else:
                 self._answer(response, data, b"", 0)
@@ -185,7 +189,7 @@ class HttpRider(Asking):
             before, after = response.note or self._learn(response)
             if not response.has_date:
                 before = b"%bDate: %b\r\n%b" % (before, self.plane.date(), self.plane.via)
-            wire = b"".join((before, self.id.encode(), after if not self.closes else after[:-2] + _CLOSE, rest))
+            wire = b"".join((before, self.id, after if not self.closes else after[:-2] + _CLOSE, rest))
         try:
             self.bytes_out = sent = self.sock.send(wire)
         except BlockingIOError:
@@ -230,8 +234,16 @@ class HttpRider(Asking):
         """The exchange went well: its books, then the next one. `clean`: nothing came behind the answer."""
         up = self.up
         assert up is not None
-        express_end.tell(self, now)  # a bug in it finds a connection that still knows whose it is
-        self.endpoint.exchanged(self.status, self.first_byte_at - self.sent_at, self.upstream_in, self.sent, now)
+        bytes_in, self.bytes_in = self.bytes_in, 0
+        endpoint, prepared, ledger = self.endpoint, self.prepared, self.ledger
+        endpoint.end()
+        if ledger is None or ledger.endpoint is not endpoint or ledger.plan is not prepared.plan:
+            ledger = self.ledger = self.shared.ledger(prepared.plan, endpoint)
+            self.line = self.line or plain.connection_of(self.client, self.peer, "")
+        ledger.enter((
+            self, prepared, self.careful, self.id, self.status, self.connect_seconds, self.began, self.started,
+            self.sent_at, self.first_byte_at, now, bytes_in, self.bytes_out, self.upstream_in, self.sent,
+        ))  # fmt: skip
         self.up = None
         if clean and self.answer.keep_alive:
             pool.keep(up, now)

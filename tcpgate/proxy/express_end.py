@@ -1,64 +1,20 @@
-"""The books of an exchange that ends in the lane: its counters, and its line or its record.
+"""The books of an exchange that fails in the lane. Of one that goes well: ledger.py.
 
-The same facts as `account.py` leaves for an exchange on the readable path, at a fraction of the cost where it went
-well: one line from parts that were rendered before (`stats/plain.py`). Synchronous.
+The same facts as `account.py` leaves for an exchange on the readable path. Synchronous.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tcpgate.errors import GateError, Reason, Side, UpstreamError
+from tcpgate.errors import GateError, Side, UpstreamError
 from tcpgate.proxy import account
-from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES
 from tcpgate.proxy.ride import FLOWING
 from tcpgate.state.runtime import BYTES_IN, BYTES_OUT
-from tcpgate.stats import plain
 from tcpgate.stats.record import AccessRecord, Attempt, Phases
 
 if TYPE_CHECKING:
     from tcpgate.proxy.express import HttpRider
-
-
-def tell(ride: HttpRider, now: float) -> None:
-    """It went well."""
-    prepared, plane = ride.prepared, ride.plane
-    total, bytes_in, bytes_out = now - ride.began, ride.bytes_in, ride.bytes_out
-    ride.bytes_in = 0
-    plane.page[WORKER_LANE_EXCHANGES] += 1
-    account.count_route(plane.page, prepared.block, ride.status, total, by_gateway=False)
-    plane.count(ride.plan.block, bytes_in, bytes_out)
-    line = ride.line
-    if ride.careful is not None:
-        view = ride.careful.view
-        if view.auth or view.limit:
-            plane.write(record_of(ride, now, None, bytes_in))
-            return
-        line = plain.connection_of(view.client_text, ride.peer, "")
-    elif line is None:
-        line = ride.line = plain.connection_of(ride.client, ride.peer, "")
-    first_byte_at = ride.first_byte_at
-    rendered = plain.render(
-        plane.stamp(),
-        ride.id,
-        ride.shared.target(prepared.plan, ride.endpoint),
-        line,
-        prepared.line,
-        ride.status,
-        0.0,
-        ride.connect_seconds,
-        first_byte_at - ride.sent_at,
-        now - first_byte_at,
-        total,
-        (now - ride.started) * 1000,
-        bytes_in,
-        bytes_out,
-        ride.snapshot.generation,
-    )
-    if rendered is not None:
-        plane.write_line(rendered)
-    else:
-        plane.write(record_of(ride, now, None, bytes_in))
 
 
 def drop(ride: HttpRider, exc: GateError) -> None:
@@ -74,30 +30,30 @@ def drop(ride: HttpRider, exc: GateError) -> None:
         endpoint.answered_badly(exc.detail or str(exc.reason), now)
     endpoint.end()
     bytes_in, ride.bytes_in = ride.bytes_in, 0
-    record = record_of(ride, now, exc, bytes_in)
+    record = _record_of(ride, now, exc, bytes_in)
     by_gateway = record.answered_by is not Side.UPSTREAM
-    account.count_route(plane.page, ride.prepared.block, record.status, record.t.total, by_gateway=by_gateway)
+    account.count_route(plane.page, ride.prepared.plan.block, record.status, record.t.total, by_gateway=by_gateway)
     plane.close_books(ride.plan.block, record)
 
 
-def record_of(ride: HttpRider, now: float, failure: GateError | None, bytes_in: int) -> AccessRecord:
+def _record_of(ride: HttpRider, now: float, failure: GateError, bytes_in: int) -> AccessRecord:
     """The access record of the exchange at hand."""
     prepared, plan = ride.prepared, ride.prepared.plan
-    answered = failure is None or ride.state == FLOWING
-    reason = Reason.OK if failure is None else failure.reason
+    answered = ride.state == FLOWING
+    method, host, path = (text.decode("ascii") for text in prepared.asked)
     record = AccessRecord(
         ts=ride.plane.wall(),
-        id=ride.id,
+        id=ride.id.decode("ascii"),
         listener=ride.plan.name,
         route=plan.name,
         upstream=ride.upstream.name,
         endpoint=ride.endpoint.name,
-        attempts=[Attempt(ride.endpoint.name, reason, (now - ride.started) * 1000)],
+        attempts=[Attempt(ride.endpoint.name, failure.reason, (now - ride.started) * 1000)],
         client=ride.client,
         peer=ride.peer,
-        method=prepared.method,
-        host=prepared.host,
-        path=prepared.path,
+        method=method,
+        host=host,
+        path=path,
         proto="http/1.1",
         status=ride.status if answered else 0,
         rule=f"routes.{plan.name}",
@@ -111,8 +67,7 @@ def record_of(ride: HttpRider, now: float, failure: GateError | None, bytes_in: 
     if ride.careful is not None:
         view = ride.careful.view
         record.client, record.auth, record.limit = view.client_text, view.auth, view.limit
-    if failure is not None:
-        account.blame(record, failure)
+    account.blame(record, failure)
     if answered:
         record.answered_by = Side.UPSTREAM
     return record

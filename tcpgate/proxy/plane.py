@@ -17,6 +17,7 @@ from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.net.tls_client import Contexts
+from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
 from tcpgate.state.snapshot import LISTENER_BYTES_IN, LISTENER_BYTES_OUT, LISTENER_EXCHANGES, Snapshot
@@ -69,15 +70,24 @@ class Plane:
     """What the lane has learnt of endpoints' answers."""
     via: bytes = attrs.field(init=False)
     """The field lines that end every answer's head but for its framing, up to the request id."""
+    ledgers: list[Ledger] = attrs.field(factory=list)
+    """Those in which this turn of the lane has entered something."""
     _date: tuple[int, bytes] = (0, b"")
-    _stamp: tuple[int, str] = (-1, "")
+    _stamp: tuple[int, bytes] = (-1, b"")
 
     def __attrs_post_init__(self) -> None:
+        self.lane.at_end_of_turn = self.close_ledgers
         self.via = b"Via: 1.1 %b\r\nX-Request-Id: " % self.name
 
     def new_id(self) -> str:
         """A request id: 32 hexadecimal digits, as W3C trace ids have."""
         return f"{self.rng.getrandbits(128):032x}"
+
+    def close_ledgers(self) -> None:
+        """The books of what has ended in this turn of the lane."""
+        for ledger in self.ledgers:
+            ledger.close()
+        self.ledgers.clear()
 
     def close_books(self, block: int, record: AccessRecord) -> None:
         """What all records have in common, of exchanges and of flows: the worker's and the listener's counters, the
@@ -87,17 +97,17 @@ class Plane:
             self.page[WORKER_CUT] += 1
         self.write(record)
 
-    def count(self, block: int, bytes_in: int, bytes_out: int) -> None:
-        """One exchange or flow more, of the worker and of the listener whose `block` it is."""
+    def count(self, block: int, bytes_in: int, bytes_out: int, n: int = 1) -> None:
+        """So many exchanges or flows more, of the worker and of the listener whose `block` it is."""
         page = self.page
-        page[WORKER_EXCHANGES] += 1
+        page[WORKER_EXCHANGES] += n
         page[WORKER_BYTES_IN] += bytes_in
         page[WORKER_BYTES_OUT] += bytes_out
-        page[block + LISTENER_EXCHANGES] += 1
+        page[block + LISTENER_EXCHANGES] += n
         page[block + LISTENER_BYTES_IN] += bytes_in
         page[block + LISTENER_BYTES_OUT] += bytes_out
 
-    def stamp(self) -> str:
+    def stamp(self) -> bytes:
         """The beginning of an access line that is written now; the same for all of one turn of the lane."""
         if self._stamp[0] != self.lane.turns:
             self._stamp = (self.lane.turns, plain.stamp_of(self.wall()))

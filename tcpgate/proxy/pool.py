@@ -5,9 +5,11 @@ awaits but the dial, so no cancellation can lose a connection or count it twice:
 connection, from `close`.
 
 An idle connection has no task. It rides in the lane, where the kernel tells at once of one that was closed, or that
-sent bytes nobody asked for: either makes it unusable (RFC 9112 9.5). Before a task reuses one, and in the worker's
-sweep, `alive()` asks the kernel as well. The race that remains, a close that crosses our request, shows as an
-`UpstreamError` with `retry=IF_REUSED`.
+sent bytes nobody asked for: either makes it unusable (RFC 9112 9.5). Of a batch of events these are the first that
+the lane looks at, so what it reuses was silent when the batch began: good enough for a request that may be sent again.
+Before any other request, before a task reuses one, and in the worker's sweep, `alive()` asks the kernel as well, which
+costs as much as sending does. The race that remains, a close that crosses our request, shows as an `UpstreamError`
+with `retry=IF_REUSED`.
 
 Over TLS the socket is a `TlsSocket`, which rides like a plain one; but what comes of it while it is idle may be a
 session ticket, which is no end (RFC 8446 4.6.1). A connection that was made in a way that a reload has changed since,
@@ -30,7 +32,7 @@ from tcpgate.codec.http1 import ClientCodec
 from tcpgate.config import schema
 from tcpgate.errors import Side, UpstreamError
 from tcpgate.net.dial import dial
-from tcpgate.net.lane import Lane
+from tcpgate.net.lane import ENDS, READ, Lane
 from tcpgate.net.stream import Stream
 from tcpgate.net.tls_client import EndpointSocket
 from tcpgate.proxy.greet import greeting_of
@@ -69,6 +71,8 @@ class UpstreamConnection:
     serving: Serving | None = None
     """In the lane: who its bytes are for; None: nobody, it is idle."""
     in_lane: bool = False
+    ends: bool = False
+    """In the lane: its other end has been heard to close."""
     idle_since: float = 0.0
     is_open: bool = True
     counted_in: int = 0
@@ -117,7 +121,7 @@ class UpstreamConnection:
     def enter(self) -> None:
         """Ride in the lane from now on."""
         if not self.in_lane:
-            self.lane.add(self.fd, self.on_ready)
+            self.lane.add(self.fd, self.on_ready, READ | ENDS)
             self.in_lane = True
 
     def leave(self) -> None:
@@ -139,6 +143,8 @@ class UpstreamConnection:
     def on_ready(self, ready: int) -> None:
         """Something has come, or it was closed."""
         if self.serving is not None:
+            if ready != READ:
+                self.ends = True
             self.serving.on_upstream(ready)
         elif not self._is_quiet():
             self.endpoint.idle.remove(self)
@@ -171,16 +177,16 @@ class UpstreamConnection:
                 self.sock.close()
 
 
-def take_idle(endpoint: EndpointRuntime) -> UpstreamConnection | None:
+def take_idle(endpoint: EndpointRuntime, *, look: bool = True) -> UpstreamConnection | None:
     """An idle connection that still lives, or None. Dead ones found on the way are closed.
 
-    It is still in the lane; a task calls its `leave`.
+    It is still in the lane; a task calls its `leave`. Without a `look` it lived when the lane's batch began.
     """
     idle = endpoint.idle
     while idle:
-        connection = idle.pop()  # the one used last is the least likely to have gone stale
-        assert isinstance(connection, UpstreamConnection)
-        if connection.alive():
+        connection: UpstreamConnection = idle.pop()  # type: ignore[assignment]  # the newest is the least likely stale
+        if not look or connection.alive():
+            connection.lane.first.discard(connection.fd)
             connection.exchanges += 1
             endpoint.count(REUSED)
             return connection
@@ -239,7 +245,8 @@ def keep(connection: UpstreamConnection, now: float) -> None:
     """Nothing stands against another exchange on `connection`: make it an idle one, if there is room for it."""
     endpoint = connection.endpoint
     if (
-        endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
+        connection.ends
+        or endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
         or connection.reach is not endpoint.reach
@@ -256,4 +263,5 @@ def keep(connection: UpstreamConnection, now: float) -> None:
     except OSError:  # the user's allowance of epoll watches: nobody would hear of its end
         connection.close()
     else:
+        connection.lane.first.add(connection.fd)
         endpoint.idle.append(connection)

@@ -19,10 +19,12 @@ from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
 from tcpgate.net.address import number_of
 from tcpgate.policy.path import NormalPath, is_plain, match_path
+from tcpgate.policy.retry import IDEMPOTENT
 from tcpgate.policy.route import Found
+from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.keys import key_of
-from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
+from tcpgate.state.runtime import EndpointRuntime
 from tcpgate.state.snapshot import ListenerPlan, RoutePlan, Snapshot
 from tcpgate.stats import plain
 from tcpgate.units import Address
@@ -58,14 +60,17 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "block", "end", "host", "is_head", "length", "line", "method", "path", "plan", "snapshot", "start", "timeout",
+        "asked", "end", "generation", "is_head", "length", "line", "plan", "repeatable", "snapshot", "start",
+        "timeout", "upstream",
     )  # fmt: skip
 
     def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
         # Not the request itself, whose note this is: the two would be garbage that only the collector finds.
         self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
         self.plan = plan
-        self.block = plan.block
+        self.upstream = "" if plan.split is not None else plan.spec.upstream or ""
+        """Its name; "": the route is split."""
+        self.generation = snapshot.generation
         self.timeout = plan.spec.timeout
         self.length = request.length or 0
         """Of the body."""
@@ -76,11 +81,12 @@ class Prepared:
         length = request.length
         self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
         """From behind the request id to the end of the head."""
-        self.method = request.method.decode("latin-1")
-        self.is_head = self.method == "HEAD"
-        self.host = request.host.decode("latin-1")
-        self.path = request.path.decode("latin-1")
-        self.line = plain.request_of(self.method, self.host, self.path)
+        self.is_head = request.method == b"HEAD"
+        self.repeatable = request.method in IDEMPOTENT
+        self.asked = request.method, request.host, request.path
+        """What a record says of it."""
+        # No character that the codec lets through in any of them needs an escape in JSON.
+        self.line = plain.request_of(request.method, request.host, request.path)
         """Its part of access lines."""
 
 
@@ -92,9 +98,14 @@ class HttpListener:
         self.plan = plan
         limits = plan.spec.limits
         self.heads = RequestHeads(Limits(head=limits.head, headers=limits.headers, target=limits.target))
+        self.known = self.heads.known
+        """A head's request, if it came before as a whole."""
+        self.random_bits = plane.rng.getrandbits
+        """For request ids."""
+        self.upstreams = plane.runtime.upstreams
         self._clients: dict[str, tuple[Address | None, str]] = {}
         self._forwarding: dict[tuple[Address | None, int | None, bytes], bytes] = {}
-        self._targets: dict[tuple[RoutePlan, EndpointRuntime], plain.Target] = {}
+        self._ledgers: dict[tuple[RoutePlan, EndpointRuntime], Ledger] = {}
 
     def renew(self, plan: ListenerPlan) -> HttpListener:
         """For connections that come after a reload; the same object if nothing that it has learnt depends on the
@@ -103,7 +114,7 @@ class HttpListener:
 
     def prepare(self, request: ExpressRequest, snapshot: Snapshot) -> Prepared | None:
         """What `request` comes to; None: the readable path has to see to it."""
-        path = NormalPath(request.path)
+        path: NormalPath = request.path  # type: ignore[assignment]  # or it goes no further
         plain_path = is_plain(path)
         if not plain_path and match_path(path) != path:
             return None
@@ -126,12 +137,10 @@ class HttpListener:
         request.note = prepared
         return prepared
 
-    def upstream(self, plan: RoutePlan, request: ExpressRequest, client: str) -> UpstreamRuntime | None:
-        """Where it goes; None: a reload has just removed that."""
-        name = plan.spec.upstream
-        if plan.split is not None:
-            name = plan.split.choose(self.key(plan.spec.split_key, request, client))
-        return self.plane.runtime.upstreams.get(name or "")
+    def split(self, plan: RoutePlan, request: ExpressRequest, client: str) -> str:
+        """The upstream that a request of a split route goes to, by name."""
+        assert plan.split is not None
+        return plan.split.choose(self.key(plan.spec.split_key, request, client))
 
     def key(self, rule: str, request: ExpressRequest, client: str) -> int:
         """What is hashed on."""
@@ -166,13 +175,11 @@ class HttpListener:
             self._forwarding[key] = found
         return found
 
-    def target(self, plan: RoutePlan, endpoint: EndpointRuntime) -> plain.Target:
-        """The part of an access line that is the same for a route and an endpoint."""
-        found = self._targets.get((plan, endpoint))
+    def ledger(self, plan: RoutePlan, endpoint: EndpointRuntime) -> Ledger:
+        """Where exchanges of a route with an endpoint are booked."""
+        found = self._ledgers.get((plan, endpoint))
         if found is None:
-            if len(self._targets) >= MAX_TARGETS:
-                self._targets.clear()
-            found = self._targets[plan, endpoint] = plain.target_of(
-                self.plan.name, plan.name, endpoint.upstream, endpoint.name, f"routes.{plan.name}"
-            )
+            if len(self._ledgers) >= MAX_TARGETS:
+                self._ledgers.clear()
+            found = self._ledgers[plan, endpoint] = Ledger(self.plane, self.plan, plan, endpoint)
         return found

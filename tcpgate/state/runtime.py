@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -165,21 +165,19 @@ class EndpointRuntime:
         if live.connect_failures or live.bad_answers:
             self._send(live.good(now))
 
-    def exchanged(self, status: int, seconds: float, bytes_in: int, bytes_out: int, now: float) -> None:
-        """An attempt is over, with an answer of `status` that began `seconds` after the request and came whole.
+    def exchanged(self, waits: Sequence[float], bytes_in: int, bytes_out: int, now: float) -> None:
+        """The bytes of attempts that have ended in the lane, and the good answers among them.
 
-        The lane's one call for `end`, `answered_well` or `answered_badly`, and the bytes.
+        `waits`: how many seconds after its request each of these began. They have come at about the same time.
         """
         page, block = self.meter.page, self.block
-        page[block + ACTIVE] -= 1
         page[block + BYTES_IN] += bytes_in
         page[block + BYTES_OUT] += bytes_out
-        if status >= 500:
-            self.answered_badly(f"status {status}", now)
+        if not waits:
             return
-        page[block + GOOD] += 1
-        histogram.observe(page, block + FIRST_BYTE, seconds)
-        self.latency.observe(seconds, now)
+        page[block + GOOD] += len(waits)
+        histogram.observe_all(page, block + FIRST_BYTE, waits)
+        self.latency.observe_all(waits, now)
         live = self.live
         if live.connect_failures or live.bad_answers:
             self._send(live.good(now))

@@ -11,7 +11,7 @@ Source: Prometheus' classic histogram (`le` means at most) and its `histogram_qu
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 
@@ -34,6 +34,13 @@ def observe(page: memoryview[int], first: int, seconds: float) -> None:
     """Count one duration in the block at `first` of one's own page."""
     page[first + bisect_left(BOUNDS, seconds)] += 1
     page[first + SUM] += int(seconds * 1_000_000)
+
+
+def observe_all(page: memoryview[int], first: int, spans: Sequence[float]) -> None:
+    """Count durations (seconds), as `observe` counts one."""
+    for seconds in spans:
+        page[first + bisect_left(BOUNDS, seconds)] += 1
+    page[first + SUM] += int(sum(spans) * 1_000_000)
 
 
 @attrs.frozen

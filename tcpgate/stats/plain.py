@@ -1,4 +1,4 @@
-"""The access line of an exchange or a flow that went well, at the cost of one f-string.
+"""The access line of an exchange or a flow that went well, at the cost of one format.
 
 Most exchanges are alike: one attempt, which worked, the endpoint's own answer, nothing that a filter has to tell.
 What is the same for all of them stands in the code below, what is the same for a route's endpoint or for a connection
@@ -16,14 +16,18 @@ from tcpgate.errors import Reason, Side
 from tcpgate.stats.line import LINE_LIMIT, SCHEMA, quote
 from tcpgate.stats.record import is_too_much
 
+_LINE = b'%b"%b",%b%.3f}],%b%b%d,%b%b"total":%.6f},"bytes_in":%d,"bytes_out":%d,"auth":"","limit":"","generation":%d}\n'
+"""With %, which for bytes takes half the time of an f-string that is encoded then."""
+_USUAL_LINE = _LINE.replace(b'%b"total"', b'"first_byte":%.6f,"body":%.6f,"total"')
+
 
 @attrs.frozen
 class Target:
     """Where the exchanges of a route and an endpoint go, as it stands in their lines."""
 
-    attempt: str
+    attempt: bytes
     """From the trace to the one attempt's time."""
-    answer: str
+    answer: bytes
     """From who answered to the first of the phases."""
 
 
@@ -31,32 +35,36 @@ def target_of(listener: str, route: str, upstream: str, endpoint: str, rule: str
     """The parts of a line that are the same for a route's endpoint."""
     return Target(
         f'"trace":"","listener":{quote(listener)},"route":{quote(route)},"upstream":{quote(upstream)},'
-        f'"endpoint":{quote(endpoint)},"attempts":[{{"endpoint":{quote(endpoint)},"reason":{quote(Reason.OK)},"ms":',
-        f'"answered_by":{quote(Side.UPSTREAM)},"reason":{quote(Reason.OK)},"rule":{quote(rule)},"detail":"","t":{{',
+        f'"endpoint":{quote(endpoint)},"attempts":[{{"endpoint":{quote(endpoint)},"reason":{quote(Reason.OK)},"ms":'.encode(
+            "ascii"
+        ),
+        f'"answered_by":{quote(Side.UPSTREAM)},"reason":{quote(Reason.OK)},"rule":{quote(rule)},"detail":"","t":{{'.encode(
+            "ascii"
+        ),
     )
 
 
-def connection_of(client: str, peer: str, tls: str) -> str:
+def connection_of(client: str, peer: str, tls: str) -> bytes:
     """The part of a line that is the same for a connection."""
-    return f'"client":{quote(client)},"peer":{quote(peer)},"tls":{quote(tls)},'
+    return f'"client":{quote(client)},"peer":{quote(peer)},"tls":{quote(tls)},'.encode("ascii")
 
 
-def request_of(method: str, host: str, path: str) -> str:
-    """The part of a line that is the same for requests with the same head, up to the status."""
-    return f'"method":{quote(method)},"host":{quote(host)},"path":{quote(path)},"proto":"http/1.1","status":'
+def request_of(method: bytes, host: bytes, path: bytes) -> bytes:
+    """The part of a line that is the same for requests with the same head, up to the status. Texts without escapes."""
+    return b'"method":"%b","host":"%b","path":"%b","proto":"http/1.1","status":' % (method, host, path)
 
 
-def stamp_of(ts: float) -> str:
+def stamp_of(ts: float) -> bytes:
     """The line's beginning. Exchanges that end in the same turn of a loop may share it: it costs a fifth of a line."""
-    return f'{{"v":{SCHEMA},"ts":{ts:.6f},"id":'
+    return b'{"v":%d,"ts":%.6f,"id":' % (SCHEMA, ts)
 
 
 def render(
-    stamp: str,
-    id_: str,
+    stamp: bytes,
+    id_: bytes,
     target: Target,
-    connection: str,
-    request: str,
+    connection: bytes,
+    request: bytes,
     status: int,
     head: float,
     connect: float,
@@ -70,24 +78,26 @@ def render(
 ) -> bytes | None:
     """The line of an HTTP/1.1 exchange that went well; None: it has to be cut, so make the record and render that.
 
-    `head` to `total` are the phases in seconds (0.0: did not happen), `ms` is the attempt's time in milliseconds.
+    `id_` needs no escapes. `head` to `total` are the phases in seconds (0.0: did not happen), `ms` is the attempt's
+    time in milliseconds.
     """
     if head or connect or not first_byte or not body:  # seldom, where connections are kept and heads come in one piece
-        times = _times(head, connect, first_byte, body)
+        line = _LINE % (
+            stamp, id_, target.attempt, ms, connection, request, status, target.answer,
+            _times(head, connect, first_byte, body), total, bytes_in, bytes_out, generation,
+        )  # fmt: skip
     else:
-        times = f'"first_byte":{first_byte:.6f},"body":{body:.6f},'
-    line = (
-        f"{stamp}{quote(id_)},{target.attempt}{ms:.3f}}}],{connection}{request}{status},{target.answer}{times}"
-        f'"total":{total:.6f}}},'
-        f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
-    )
-    if len(line) > LINE_LIMIT or ("\\" in line and is_too_much(line)):  # the same test, mostly without the call
+        line = _USUAL_LINE % (
+            stamp, id_, target.attempt, ms, connection, request, status, target.answer,
+            first_byte, body, total, bytes_in, bytes_out, generation,
+        )  # fmt: skip
+    if len(line) > LINE_LIMIT or (b"\\" in line and is_too_much(line.decode("ascii"))):  # mostly without the call
         return None
-    return line.encode("ascii")
+    return line
 
 
 def render_flow(
-    stamp: str,
+    stamp: bytes,
     id_: str,
     listener: str,
     upstream: str,
@@ -105,13 +115,13 @@ def render_flow(
     attempt, answer = _flow_parts(listener, upstream, endpoint, answered_by)
     took = f'"connect":{connect:.6f},' if connect else ""
     line = (
-        f'{stamp}{quote(id_)},{attempt}{connect * 1000:.3f}}}],"client":{quote(client)},"peer":{quote(peer)},{answer}'
+        f'{quote(id_)},{attempt}{connect * 1000:.3f}}}],"client":{quote(client)},"peer":{quote(peer)},{answer}'
         f'{took}"total":{total:.6f}}},'
         f'"bytes_in":{bytes_in},"bytes_out":{bytes_out},"auth":"","limit":"","generation":{generation}}}\n'
     )
-    if is_too_much(line):
+    if is_too_much(line) or len(stamp) + len(line) > LINE_LIMIT:
         return None
-    return line.encode("ascii")
+    return stamp + line.encode("ascii")
 
 
 @lru_cache(4096)
@@ -125,10 +135,10 @@ def _flow_parts(listener: str, upstream: str, endpoint: str, answered_by: Side) 
     )
 
 
-def _times(head: float, connect: float, first_byte: float, body: float) -> str:
+def _times(head: float, connect: float, first_byte: float, body: float) -> bytes:
     return (
-        (f'"head":{head:.6f},' if head else "")
-        + (f'"connect":{connect:.6f},' if connect else "")
-        + (f'"first_byte":{first_byte:.6f},' if first_byte else "")
-        + (f'"body":{body:.6f},' if body else "")
+        (b'"head":%.6f,' % head if head else b"")
+        + (b'"connect":%.6f,' % connect if connect else b"")
+        + (b'"first_byte":%.6f,' % first_byte if first_byte else b"")
+        + (b'"body":%.6f,' % body if body else b"")
     )

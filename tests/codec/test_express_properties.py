@@ -149,5 +149,6 @@ def test_a_form_is_filled_only_with_what_would_be_read_so(sample: tuple[list[byt
     for raw in [*clean, *near, *clean, *near]:
         got = RequestHeads(limits).read(raw)
         assert facts_of_request(warm.read(raw)) == facts_of_request(got)
+        assert facts_of_request(warm.read(raw, by_form=True)) == facts_of_request(got)
         if got is not None:
             hold_request(got, raw, limits)

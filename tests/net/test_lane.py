@@ -109,6 +109,32 @@ def test_what_is_left_unread_is_offered_again(lane: Lane, make: Make) -> None:
     assert rider.calls == [READ, READ]
 
 
+def test_those_that_go_first_are_called_first_whatever_became_ready_before_them(lane: Lane, make: Make) -> None:
+    riders = [make().ride() for _ in range(6)]
+    order: list[Rider] = []
+    for rider in riders:
+        rider.act = lambda mask, rider=rider: order.append(rider)  # type: ignore[misc]
+        rider.far.send(b"x")
+    lane.first |= {riders[3].fd, riders[5].fd}
+    lane.turn()
+    assert set(order[:2]) == {riders[3], riders[5]}
+    assert len(order) == 6
+    lane.remove(riders[3].fd)
+    assert lane.first == {riders[5].fd}
+
+
+def test_the_end_of_a_turn_comes_behind_its_last_callback(lane: Lane, make: Make) -> None:
+    seen: list[tuple[str, bool]] = []
+    rider = make().ride()
+    rider.act = lambda mask: seen.append(("callback", lane.in_turn))
+    lane.at_end_of_turn = lambda: seen.append(("end", lane.in_turn))
+    assert not lane.turn()
+    rider.far.send(b"x")
+    lane.turn()
+    assert seen == [("callback", True), ("end", True)]
+    assert not lane.in_turn
+
+
 def test_a_rider_is_told_of_other_events_once_it_asks_for_others(lane: Lane, make: Make) -> None:
     rider = make().ride()
     rider.far.send(b"x")

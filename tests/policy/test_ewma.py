@@ -129,3 +129,16 @@ def test_a_decay_changed_live_counts_from_then_on() -> None:
     average = at(0.5)
     average.decay = 1.0
     assert average.value(1.0) == pytest.approx(0.5 / math.e)
+
+
+def test_answers_of_one_turn_count_as_their_worst_or_pull_as_their_mean() -> None:
+    slow, fast = PeakEwma(decay=10.0), PeakEwma(decay=10.0)
+    for average in slow, fast:
+        average.observe(0.1, 0.0)
+    slow.observe_all([0.01, 0.3, 0.02], 1.0)
+    assert slow.value(1.0) == 0.3
+    alone = PeakEwma(decay=10.0)
+    alone.observe(0.1, 0.0)
+    alone.observe(0.03, 1.0)
+    fast.observe_all([0.01, 0.03, 0.05], 1.0)
+    assert fast.value(1.0) == pytest.approx(alone.value(1.0))

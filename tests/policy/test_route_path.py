@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcpgate.policy import path as path_module
 from tcpgate.policy.path import decode_escapes, is_plain, is_single, match_path, readings
 
 TOKENS = [
@@ -182,3 +183,13 @@ def test_every_spelling_of_a_segment_has_the_same_strict_reading(parts: list[byt
     assert first is not None
     assert second is not None
     assert readings(first)[0] == readings(second)[0] == text.replace(b"%", b"%25")
+
+
+@given(st.lists(st.sampled_from([b"/", b".", b"..", b"a", b"%41", b";x", b"//", b"-", b"\xe9", b"B.c"]), max_size=7))
+def test_a_path_that_is_plainest_is_its_own_and_only_reading(parts: list[bytes]) -> None:
+    path = b"/" + b"".join(parts)
+    if path_module._is_plainest(path):
+        assert not path.translate(None, path_module._PLAIN)
+        assert b"//" not in path
+        assert not path_module._has_dot_segment(path)
+        assert readings(path_module.NormalPath(path)) == [path]

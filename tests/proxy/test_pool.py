@@ -203,3 +203,22 @@ async def test_a_comeback_forgets_the_failures_of_before(tmp_path: Path, nursery
         plane.set_status("api", name, "healthy")
         endpoint.answered_badly("status 500", trio.current_time())
     assert [seen.bad_answers for seen in plane.observed] == [1, 2, 1]
+
+
+async def test_an_endpoint_that_closes_behind_its_answer_gets_no_other_request(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """It does not say so in the head, but its end of stream is there with the answer."""
+
+    async def hasty(stream: trio.SocketStream) -> None:
+        assert (await head(stream)).startswith(b"GET ")
+        await stream.send_all(OK)
+        await stream.send_eof()
+
+    port = await origin(nursery, hasty)
+    async with serving(tmp_path, config(port)) as plane, client(plane) as stream:
+        for _ in range(5):
+            await ok(stream)
+        counts = plane.counts("endpoint", f"api/127.0.0.1:{port}")
+        assert counts["answers_good"] == 5
+        assert counts["answers_bad"] == 0

@@ -308,7 +308,10 @@ def test_an_exchange_in_one_call_leaves_what_its_parts_leave(bench: Bench, statu
             endpoint.answered_badly("planted", now)
             endpoint.end()
         whole.begin()
-        whole.exchanged(status, 0.25, 100, 20, now)
+        whole.end()
+        if status >= 500:
+            whole.answered_badly(f"status {status}", now)
+        whole.exchanged([0.25] if status < 500 else [], 100, 20, now)
         parts.begin()
         parts.end()
         parts.count(BYTES_IN, 100)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tcpgate.stats.histogram import BOUNDS, SLOTS, SUM, Durations, field_names, observe, read
+from tcpgate.stats.histogram import BOUNDS, SLOTS, SUM, Durations, field_names, observe, observe_all, read
 
 TIMES = st.lists(st.floats(0, 300), max_size=200)
 
@@ -116,3 +116,13 @@ def test_a_lognormal_service_is_told_within_a_quarter() -> None:
     for q in (0.5, 0.9, 0.99):
         true = sorted(times)[int(q * len(times))]
         assert durations.quantile(q) == pytest.approx(true, rel=0.25)
+
+
+def test_durations_counted_together_are_those_counted_one_by_one() -> None:
+    spans = [0.0, 0.0005, 0.0006, 0.25, 61.0]
+    together, single = memoryview(bytearray(8 * SLOTS)).cast("q"), memoryview(bytearray(8 * SLOTS)).cast("q")
+    observe_all(together, 0, spans)
+    for span in spans:
+        observe(single, 0, span)
+    assert read([together], 0).counts == read([single], 0).counts
+    assert read([together], 0).sum_us == pytest.approx(read([single], 0).sum_us, abs=len(spans))

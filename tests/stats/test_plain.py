@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tcpgate.errors import Reason, Side
 from tcpgate.stats import plain, record
-from tcpgate.stats.line import LINE_LIMIT
+from tcpgate.stats.line import LINE_LIMIT, quote
 from tcpgate.stats.record import AccessRecord, Attempt, Phases
 
 
@@ -48,10 +48,10 @@ def plainly(r: AccessRecord) -> bytes | None:
     """The same exchange's plain line."""
     return plain.render(
         plain.stamp_of(r.ts),
-        r.id,
+        quote(r.id)[1:-1].encode("ascii"),
         plain.target_of(r.listener, r.route, r.upstream, r.endpoint, r.rule),
         plain.connection_of(r.client, r.peer, r.tls),
-        plain.request_of(r.method, r.host, r.path),
+        plain.request_of(*(quote(text)[1:-1].encode("ascii") for text in (r.method, r.host, r.path))),
         r.status,
         r.t.head,
         r.t.connect,
