@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import select
+import time
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -42,6 +43,12 @@ SWEEP_SLICE = 1000
 """Riders looked at before other tasks get their turn: about 200 us."""
 
 log = logging.getLogger("tcpgate.net.lane")
+
+
+def cheap_clock() -> Callable[[], float]:
+    """Trio's time without the way to it: its clock is `perf_counter` and a number that stays the same for a run."""
+    ahead = trio.current_time() - time.perf_counter()
+    return lambda: time.perf_counter() + ahead
 
 
 class Rider(Protocol):

@@ -27,15 +27,18 @@ from tcpgate import kinds
 from tcpgate.config import schema
 from tcpgate.errors import ConfigError
 from tcpgate.filters.base import Filter
-from tcpgate.net.lane import Lane
+from tcpgate.net.lane import Lane, cheap_clock
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
+from tcpgate.net.tickets import TicketKeys
+from tcpgate.net.tls_server import TlsServer
 from tcpgate.policy.spread import Spread
 from tcpgate.process import limits
 from tcpgate.process.collector import Collector
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
 from tcpgate.process.log_ahead import LogAhead
 from tcpgate.process.logs import LineSink, configure_diagnostics
+from tcpgate.proxy import certificates
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.serve import ListenerServer
 from tcpgate.state import messages
@@ -73,6 +76,8 @@ class Held:
     build: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     snapshot: Snapshot | None = None
     """None: not built yet."""
+    tls: Mapping[str, TlsServer] = attrs.field(factory=dict)
+    """Built with it: what listeners show those who speak TLS."""
 
     def drop(self) -> None:
         """It is not wanted any more."""
@@ -90,8 +95,10 @@ class Worker:
         self.link = link
         self.shared = shared
         self.page = shared.pages[index]
-        self.lane = Lane(_cheap_clock())
+        self.lane = Lane(cheap_clock())
         self.rng = random.Random()
+        self.tickets = TicketKeys()
+        """Of TLS sessions; its own until it is told those of all workers."""
         self.targets = LogAhead("log.access"), LogAhead("log.events")
         self.sink = LineSink(on_drop=self._dropped, tell=self._tell, opener=self.targets[0].take)
         self.diagnostics = LineSink(on_drop=self._dropped, opener=self.targets[1].take)
@@ -191,6 +198,8 @@ class Worker:
                     self.targets, (message.config.log.access, message.config.log.events), strict=True
                 ):
                     await trio.to_thread.run_sync(target.open, name)
+                shown = functools.partial(certificates.build, message.config, self.tickets, self.plane)
+                held.tls = await trio.to_thread.run_sync(shown, abandon_on_cancel=True)
                 snapshot = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
             except ConfigError as exc:
                 problem = "; ".join(f"{one.path}: {one.text}" for one in exc.problems)
@@ -216,6 +225,7 @@ class Worker:
         first = self.plane is None
         plane = self.plane = self.plane or self._make_plane(held.prepare.name, snapshot, held.prepare.workers)
         plane.snapshot = snapshot
+        plane.tls = held.tls
         plane.runtime.meter.processes = held.prepare.workers
         plane.workers = limits.workers(snapshot.config.gateway.workers)
         config = snapshot.config
@@ -356,12 +366,6 @@ class Worker:
 
     def _tell(self, kind: str, level: str, text: str, facts: Mapping[str, str | int | float]) -> None:
         self.link.send_nowait(messages.Told(kind=kind, level=level, text=text, facts=facts))
-
-
-def _cheap_clock() -> Callable[[], float]:
-    """Trio's time without the way to it: its clock is `perf_counter` and a number that stays the same for a run."""
-    ahead = trio.current_time() - time.perf_counter()
-    return lambda: time.perf_counter() + ahead
 
 
 async def serve(index: int, link_fd: int, page_fd: int) -> None:

@@ -19,6 +19,7 @@ from tcpgate.net.address import SocketAddress, Target
 from tcpgate.net.connect import Connecting
 from tcpgate.net.lane import SWEEP_EVERY
 from tcpgate.proxy import pool
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.careful import Careful, Peer
 from tcpgate.proxy.greet import greeting_of
@@ -42,9 +43,15 @@ class Asking(Ride):
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
+        self,
+        host: Host,
+        shared: HttpListener,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
+        arrived: Arrived | None = None,
     ) -> None:
-        super().__init__(host, shared, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port, arrived)
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None
@@ -104,7 +111,7 @@ class Asking(Ride):
         """This connection as the longer way needs it."""
         if self._peer is None:
             trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
-            self._peer = Peer(self.plane, self.plan, self.address, self.port, is_trusted=trusted)
+            self._peer = Peer(self.plane, self.plan, self.address, self.port, is_trusted=trusted, arrived=self.arrived)
         return self._peer
 
     def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
@@ -141,7 +148,8 @@ class Asking(Ride):
             self.id = id_ = self.plane.new_id()
             if request.authority != self._authority:
                 self._authority = request.authority
-                self._forwarding = self.shared.forwarding(self.address, self.port, request.authority)
+                secure = self.arrived is not None and self.arrived.secure
+                self._forwarding = self.shared.forwarding(self.address, self.port, request.authority, secure)
             self.wire = b"".join((prepared.start, self._forwarding, id_.encode(), prepared.end, body))
         endpoint.begin()
         self.sent = 0

@@ -30,6 +30,7 @@ from tcpgate.net.address import SocketAddress
 from tcpgate.net.lane import NOTHING, READ, WRITE
 from tcpgate.net.stream import READ_SIZE, lost
 from tcpgate.proxy import express_end, pool
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.asking import Asking
 from tcpgate.proxy.http import LINGER_PAUSE
 from tcpgate.proxy.outflow import Broken, Outflow, frame
@@ -50,9 +51,15 @@ class HttpRider(Asking):
     __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "line", "status", "upstream_in")
 
     def __init__(
-        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
+        self,
+        host: Host,
+        shared: HttpListener,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
+        arrived: Arrived | None = None,
     ) -> None:
-        super().__init__(host, shared, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port, arrived)
         self.flow: Outflow | None = None
         self.line: str | None = None
         """The part of access lines that is the same for the connection, once there was one."""

@@ -34,9 +34,12 @@ def tell(ride: HttpRider, now: float) -> None:
         if view.auth or view.limit:
             plane.write(record_of(ride, now, None, bytes_in))
             return
-        line = plain.connection_of(view.client_text, ride.peer, "")
+        line = plain.connection_of(view.client_text, ride.peer, tls_of(ride))
     elif line is None:
-        line = ride.line = plain.connection_of(ride.client, ride.peer, "")
+        line = ride.line = plain.connection_of(ride.client, ride.peer, tls_of(ride))
+    if ride.tls_seconds:  # the first exchange of a connection tells what its handshake took
+        plane.write(record_of(ride, now, None, bytes_in))
+        return
     first_byte_at = ride.first_byte_at
     rendered = plain.render(
         plane.stamp(),
@@ -59,6 +62,11 @@ def tell(ride: HttpRider, now: float) -> None:
         plane.write_line(rendered)
     else:
         plane.write(record_of(ride, now, None, bytes_in))
+
+
+def tls_of(ride: HttpRider) -> str:
+    """What lines and records say of the connection's TLS."""
+    return "" if ride.arrived is None else ride.arrived.text
 
 
 def drop(ride: HttpRider, exc: GateError) -> None:
@@ -95,19 +103,21 @@ def record_of(ride: HttpRider, now: float, failure: GateError | None, bytes_in: 
         attempts=[Attempt(ride.endpoint.name, reason, (now - ride.started) * 1000)],
         client=ride.client,
         peer=ride.peer,
+        tls=tls_of(ride),
         method=prepared.method,
         host=prepared.host,
         path=prepared.path,
         proto="http/1.1",
         status=ride.status if answered else 0,
         rule=f"routes.{plan.name}",
-        t=Phases(connect=ride.connect_seconds, total=now - ride.began),
+        t=Phases(tls=ride.tls_seconds, connect=ride.connect_seconds, total=now - ride.began),
         bytes_in=bytes_in,
         bytes_out=ride.bytes_out if answered else 0,
         generation=ride.snapshot.generation,
     )
     if answered:
         record.t.first_byte, record.t.body = ride.first_byte_at - ride.sent_at, now - ride.first_byte_at
+    ride.tls_seconds = 0.0
     if ride.careful is not None:
         view = ride.careful.view
         record.client, record.auth, record.limit = view.client_text, view.auth, view.limit
