@@ -215,14 +215,15 @@ def test_the_answer_to_our_own_ping_goes_no_further() -> None:
 
 def test_a_frame_that_has_begun_is_told_until_its_end() -> None:
     data, one = frame(BINARY, b"x" * 300), reader()
-    assert one.receive(data[:7]).data == b""
-    assert not one.mid_frame
-    assert one.receive(data[7:100]).data == data[:100]
-    assert one.mid_frame
-    passage = one.receive(data[100:] + data[:50])
-    assert passage.data == data[100:] + data[:50]
-    assert passage.frame_end == len(data) - 100
-    assert one.mid_frame
+    seen = []
+    for piece in (data[:7], data[7:100], data[100:] + data[:50]):
+        passage = one.receive(piece)
+        seen.append((passage.data, passage.frame_end, one.mid_frame))
+    assert seen == [
+        (b"", -1, False),
+        (data[:100], -1, True),
+        (data[100:] + data[:50], len(data) - 100, True),
+    ]
 
 
 def test_our_own_frames_are_what_the_other_side_can_read() -> None:
