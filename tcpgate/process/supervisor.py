@@ -182,6 +182,7 @@ class Supervisor:
         if failure:
             return [failure]
         self.root.start_soon(self._keep, "watchdog", self._watchdog_forever)
+        self.root.start_soon(self._keep, "session tickets", self.fleet.renew_tickets_forever)
         self.root.start_soon(self._keep, "certificates", self.certificates.watch_forever)
         self.root.start_soon(self._keep, "certificates' ends", self.certificates.remind_forever)
         self.notifier.status("waiting for the first health checks")

@@ -114,14 +114,12 @@ class Worker:
         """Serve until told to leave."""
         async with trio.open_nursery() as root:
             self.root = root
-            root.start_soon(self._beat_forever)
-            root.start_soon(self._sweep_forever)
+            for loop in (self._beat_forever, self._sweep_forever, self._signals_forever, self.link.send_forever):
+                root.start_soon(loop)
             root.start_soon(self.lane.run_forever)
             root.start_soon(self.lane.sweep_forever)
             root.start_soon(self.sink.write_forever)
             root.start_soon(self.diagnostics.write_forever)
-            root.start_soon(self._signals_forever)
-            root.start_soon(self.link.send_forever)
             try:
                 while True:
                     message, fds = await self.link.receive()
@@ -166,6 +164,8 @@ class Worker:
                 self.root.cancel_scope.cancel()
             case messages.ReopenLogs():
                 self._reopen_logs()
+            case messages.Tickets(keys=keys):
+                self.tickets.renew(keys)
 
     # -- generations ------------------------------------------------------------------------------------------------
 
