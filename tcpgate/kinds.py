@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from tcpgate.config import schema
 from tcpgate.control.probe import Ask
 from tcpgate.control.probe_exec import ask_exec
+from tcpgate.control.probe_http2 import ask_grpc
 from tcpgate.control.probe_kinds import ask_expect, ask_http, ask_tcp, ask_tls
 from tcpgate.filters.access import Access
 from tcpgate.filters.base import Filter
@@ -66,4 +67,5 @@ PROBES: Mapping[str, Ask] = {
     "tls": ask_tls,
     "expect": ask_expect,
     "exec": ask_exec,
+    "grpc": ask_grpc,
 }

@@ -33,8 +33,10 @@ from tcpgate.net import listen
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
+from tcpgate.net.tickets import TicketKeys
 from tcpgate.policy.health import EndpointState
 from tcpgate.policy.spread import Spread
+from tcpgate.proxy import certificates
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.serve import ListenerServer
 from tcpgate.state import messages
@@ -89,6 +91,7 @@ class TestPlane:
                 if bind not in self.sockets:
                     self.sockets[bind] = listen.bind(bind)
         number = self.plane.snapshot.generation + 1
+        self.plane.tls = certificates.build(config, TicketKeys(), self.plane)
         self.plane.snapshot = build(config, number, self.layout.blocks, kinds.make_filter, self.plane.snapshot)
         retired = self.plane.runtime.apply(config.upstreams, self.layout.blocks, ())
         for endpoint in retired:
@@ -186,6 +189,7 @@ async def serving(
         rng=rng,
         wall=time.time,
         name=b"tcpgate-test",
+        tls=certificates.build(config, TicketKeys(), None),
     )
     runtime.apply(config.upstreams, layout.blocks, statuses)
     sockets = {bind: listen.bind(bind) for one in config.listeners.values() for bind in one.bind}

@@ -130,7 +130,7 @@ class Limits:
 RESPONSE_LIMITS = Limits(head=64 << 10, headers=200)
 """Endpoints are ours, and some set many cookies; Envoy's 60 KiB."""
 
-Version = Literal[b"1.1", b"1.0"]
+Version = Literal[b"2.0", b"1.1", b"1.0"]
 
 
 @attrs.frozen(kw_only=True)

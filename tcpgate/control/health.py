@@ -28,13 +28,14 @@ from tcpgate.config.schema import Endpoint, Health, Upstream
 from tcpgate.policy.health import EndpointHealth, EndpointState, ProbeResult, Transition, Word
 from tcpgate.policy.outlier import room
 from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.state.reach import Reach, reach_of
 from tcpgate.stats.journal import EventKind
 
 logger = logging.getLogger("tcpgate.control.health")
 
 Facts = Mapping[str, str | int | float]
-AskOnce = Callable[[Health, str, float], Awaitable[ProbeResult]]
-"""Probe this address until this deadline; `probe.probe_once` with the kinds bound to it."""
+AskOnce = Callable[[Health, str, float, Reach], Awaitable[ProbeResult]]
+"""Probe this address until this deadline, reached in this way; `probe.probe_once` with the kinds bound to it."""
 
 AFTER_BUG = 1.0
 """Pause before a task that ran into a bug of ours goes on (seconds)."""
@@ -266,8 +267,7 @@ class HealthBoard:
 
     def describe(self) -> list[EndpointReport]:
         """Every endpoint, as a person wants to know it."""
-        now = trio.current_time()
-        return [_report(entry, now) for entry in self._entries()]
+        return [_report(entry, trio.current_time()) for entry in self._entries()]
 
     async def wait_first_round(self) -> None:
         """Return once every endpoint that is probed has a verdict, or an operator's word. The caller has a deadline."""
@@ -363,7 +363,7 @@ class HealthBoard:
         assert health is not None  # or there would be no next probe
         machine.probe_began(now, self._rng)
         with trio.CancelScope() as entry.asking:
-            result = await self._ask(health, entry.address, now + health.timeout)
+            result = await self._ask(health, entry.address, now + health.timeout, reach_of(machine.upstream))
         dropped, entry.asking = entry.asking.cancelled_caught, None
         if not dropped:
             self._settle(entry, machine.observe_probe(result, trio.current_time()))

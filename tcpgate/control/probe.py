@@ -9,6 +9,9 @@ Sockets: each is closed when its kind ends, however that is. After a success by 
 hurt by being asked, and simple ones end with an exception at the RST that HAProxy sends here. After a failure, a
 timeout or a cancellation by RST (SO_LINGER 0), so that a host that hangs collects neither connections nor TIME_WAITs.
 
+What a connection to the endpoint begins with for a client, it begins with here: TLS as the upstream's table says, and
+verified the same way; and a PROXY header, which says LOCAL, as HAProxy's checks do.
+
 Source: HAProxy, "option tcp-check" and its causes (L4CON, L4TOUT, L7STS, ...), here as words.
 Owner: called by the endpoint's task on `control/health.py`'s board; a cancelled probe leaves neither socket nor
 process.
@@ -22,14 +25,21 @@ import os
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Self
 
 import attrs
 import trio
 
+from tcpgate.codec.client_tls import ClientTls
 from tcpgate.config.schema import Health
+from tcpgate.errors import GateError
 from tcpgate.net.address import Target, alternating, target_of
+from tcpgate.net.greeting import Greeter, Greeting, TlsGreeting
+from tcpgate.net.lane import WRITE
+from tcpgate.net.tls_client import Contexts
 from tcpgate.policy.health import ProbeResult
-from tcpgate.units import UnixPath, parse_endpoint
+from tcpgate.state.reach import PLAIN, Reach
+from tcpgate.units import HostPort, UnixPath, parse_endpoint
 
 ANSWER_LIMIT = 64 << 10
 """Bytes of an answer that a probe looks at."""
@@ -66,6 +76,9 @@ class Asking:
     """What it is waiting for: "timed out in body"."""
     size: int = 0
     """Bytes that came so far."""
+    reach: Reach = PLAIN
+    """How connections to it are made."""
+    contexts: Contexts = attrs.field(factory=Contexts)
 
 
 Ask = Callable[[Asking], Awaitable[str]]
@@ -80,13 +93,23 @@ def kind_of(spec: Health) -> str:
         return "expect"
     if spec.exec:
         return "exec"
+    if spec.grpc is not None:
+        return "grpc"
     return "tls" if spec.tls else "tcp"
 
 
-async def probe_once(spec: Health, address: str, deadline: float, *, kinds: Mapping[str, Ask]) -> ProbeResult:
+async def probe_once(
+    spec: Health,
+    address: str,
+    deadline: float,
+    reach: Reach = PLAIN,
+    *,
+    kinds: Mapping[str, Ask],
+    contexts: Contexts | None = None,
+) -> ProbeResult:
     """What one probe of `address` finds until `deadline`. Cancelled, it has closed and killed whatever it opened."""
     began = trio.current_time()
-    asking = Asking(spec=spec, address=address)
+    asking = Asking(spec=spec, address=address, reach=reach, contexts=contexts or Contexts())
     ok, cause = await _judge(kinds[kind_of(spec)], asking, deadline)
     return ProbeResult(ok=ok, cause=cause, latency=trio.current_time() - began, size=asking.size)
 
@@ -118,14 +141,97 @@ def excerpt(answer: bytes) -> str:
     return shown[:EXCERPT] + ("..." if len(answer) > EXCERPT or len(shown) > EXCERPT else "")
 
 
+def host_of(asking: Asking) -> str:
+    """Whom a request is for."""
+    # A unix socket has no host to name; localhost is what curl sends there.
+    unix = isinstance(parse_endpoint(asking.address), UnixPath)
+    return asking.spec.host or ("localhost" if unix else asking.address)
+
+
 # -- connections ----------------------------------------------------------------------------------------------------
 
 
-async def dial(asking: Asking) -> trio.socket.SocketType:
+class Link:
+    """A connection that has been greeted: Trio's socket interface, as far as a probe needs it, over TLS or not."""
+
+    def __init__(self, sock: socket.SocketType) -> None:
+        self.sock = sock
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def send(self, data: bytes | memoryview) -> int:
+        """How many bytes the connection took, at least one."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                return self.sock.send(data)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.sock)
+
+    async def recv(self, size: int) -> bytes:
+        """What has come, b"" at the end."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                return self.sock.recv(size)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.sock)
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """As a socket's."""
+        self.sock.setsockopt(level, option, value)
+
+    def close(self) -> None:
+        """Idempotent."""
+        if self.sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+
+
+Connection = trio.socket.SocketType | Link
+
+
+async def dial(asking: Asking, tls: ClientTls | None = None) -> Connection:
     """A connection to the endpoint, closed by RST unless `close_in_order` is called. OSError of the last address tried.
 
-    A name's addresses are tried in turn, each with an equal share of the time that is left.
+    A name's addresses are tried in turn, each with an equal share of the time that is left; `Failed` if the one that
+    accepts does not go on with TLS.
     """
+    sock = await _dial(asking)
+    if tls is None and not asking.reach.local_header:
+        return sock
+    return await _greet(asking, sock, tls)
+
+
+async def _greet(asking: Asking, sock: trio.socket.SocketType, tls: ClientTls | None) -> Link:
+    """The connection once it has begun as the endpoint wants it."""
+    asking.phase = "connect" if tls is None else "tls"
+    address = parse_endpoint(asking.address)
+    host = address.host if isinstance(address, HostPort) else ""
+    greeting = Greeting(
+        header=asking.reach.local_header,
+        tls=None if tls is None else TlsGreeting(spec=tls, host=host, contexts=asking.contexts),
+    )
+    target = Target(sock.family, sock.getpeername())
+    greeter = Greeter(greeting, socket.socket(fileno=sock.detach()), target)
+    greeter.sock.setblocking(False)
+    try:
+        while events := greeter.step():
+            await (trio.lowlevel.wait_writable if events == WRITE else trio.lowlevel.wait_readable)(greeter.sock)
+    except BaseException as exc:
+        greeter.sock.close()
+        if isinstance(exc, GateError):
+            raise Failed(f"{asking.phase}: {exc.detail.removeprefix(f'{target}: ')}") from exc
+        raise
+    return Link(greeter.sock)
+
+
+async def _dial(asking: Asking) -> trio.socket.SocketType:
+    """As `dial`, without what comes first on the connection."""
     targets = await _resolve(asking)
     asking.phase = "connect"
     failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
@@ -182,14 +288,14 @@ def check_connected(sock: trio.socket.SocketType) -> None:
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
-def close_in_order(sock: trio.socket.SocketType) -> None:
+def close_in_order(sock: Connection) -> None:
     """Close by FIN: the endpoint is well, and an RST would only show up in its log."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _KEEP_ON_CLOSE)
     sock.close()
 
 
-async def send_all(asking: Asking, sock: trio.socket.SocketType, data: bytes) -> None:
+async def send_all(asking: Asking, sock: Connection, data: bytes) -> None:
     """Send it all; the phase is "send" meanwhile."""
     asking.phase = "send"
     left = memoryview(data)
@@ -197,7 +303,7 @@ async def send_all(asking: Asking, sock: trio.socket.SocketType, data: bytes) ->
         left = left[await sock.send(left) :]
 
 
-async def receive(asking: Asking, sock: trio.socket.SocketType) -> bytes:
+async def receive(asking: Asking, sock: Connection) -> bytes:
     """What came, b"" at the end; counted."""
     data = await sock.recv(ANSWER_LIMIT)
     asking.size += len(data)

@@ -6,13 +6,26 @@ Source: RFC 9112 (http, by h11), RFC 8446 (tls); HAProxy "option httpchk", "tcp-
 from __future__ import annotations
 
 import re
-import ssl
 
+import attrs
 import h11
-import trio
 
-from tcpgate.control.probe import ANSWER_LIMIT, Asking, Failed, close_in_order, dial, excerpt, receive, send_all
-from tcpgate.units import HostPort, UnixPath, parse_endpoint
+from tcpgate.codec.client_tls import ClientTls
+from tcpgate.control import probe_http2
+from tcpgate.control.probe import (
+    ANSWER_LIMIT,
+    Asking,
+    Connection,
+    Failed,
+    Link,
+    close_in_order,
+    dial,
+    excerpt,
+    host_of,
+    receive,
+    send_all,
+)
+from tcpgate.net.tls_client import EndpointSocket
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|([rnt\\]))")
 _PLAIN_ESCAPES = {"r": b"\r", "n": b"\n", "t": b"\t", "\\": b"\\"}
@@ -26,28 +39,13 @@ async def ask_tcp(asking: Asking) -> str:
 
 async def ask_tls(asking: Asking) -> str:
     """The handshake completes; whose certificate it is, is not judged."""
-    endpoint = parse_endpoint(asking.address)
-    name = endpoint.host if isinstance(endpoint, HostPort) and not endpoint.numeric else None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    with await dial(asking) as sock:
-        asking.phase = "tls"
-        stream = trio.SSLStream(trio.SocketStream(sock), context, server_hostname=name)
-        try:
-            await stream.do_handshake()
-        except trio.BrokenResourceError as exc:
-            raise Failed(_tls_cause(exc.__cause__)) from exc
+    spec = attrs.evolve(asking.reach.http or ClientTls(), verify=False, pins=frozenset(), alpn_required=False)
+    with await dial(asking, spec) as sock:
+        assert isinstance(sock, Link)
+        assert isinstance(sock.sock, EndpointSocket)
+        version = sock.sock.version()
         close_in_order(sock)
-        return f"{stream.version()} handshake"
-
-
-def _tls_cause(exc: BaseException | None) -> str:
-    # An SSLError's reason is OpenSSL's own short name for it; without one the connection ended under the handshake.
-    reason = exc.reason if isinstance(exc, ssl.SSLError) else None
-    if reason is None or isinstance(exc, ssl.SSLEOFError):
-        return "closed in tls"
-    return f"tls: {reason.replace('_', ' ').lower()}"
+        return f"{version} handshake"
 
 
 # -- send and expect ------------------------------------------------------------------------------------------------
@@ -66,7 +64,7 @@ def unescape(text: str) -> bytes:
 async def ask_expect(asking: Asking) -> str:
     """After `send` the answer matches `expect`, within its first 64 KiB."""
     pattern = re.compile((asking.spec.expect or "").encode())
-    with await dial(asking) as sock:
+    with await dial(asking, asking.reach.tcp) as sock:
         await send_all(asking, sock, unescape(asking.spec.send))
         asking.phase = "answer"
         answer = b""
@@ -87,13 +85,15 @@ async def ask_http(asking: Asking) -> str:
 
     A head alone is not enough even where no `body` is asked for: an endpoint that cannot finish its answer is not well.
     """
-    spec, connection = asking.spec, h11.Connection(h11.CLIENT)
-    with await dial(asking) as sock:
+    if asking.reach.version == "h2":
+        return _judge(asking, *await _ask_http2(asking))
+    connection = h11.Connection(h11.CLIENT)
+    with await dial(asking, asking.reach.http) as sock:
         try:
             await send_all(asking, sock, _request(connection, asking))
             asking.phase = "head"
             status = await _read_status(asking, sock, connection)
-            if not accepts(spec.status, status):
+            if not accepts(asking.spec.status, status):
                 raise Failed(f"status {status}")
             asking.phase = "body"
             body = await _read_body(asking, sock, connection)
@@ -102,10 +102,29 @@ async def ask_http(asking: Asking) -> str:
         except h11.RemoteProtocolError as exc:
             what = "closed in" if connection.trailing_data[1] else "not well-formed HTTP in"
             raise Failed(f"{what} {asking.phase}: {exc}"[:200]) from exc
-        if spec.body is not None and re.search(spec.body.encode(), body) is None:
-            raise Failed(f"body did not match: {excerpt(body) or 'empty'}")
+        said = _judge(asking, status, body)
         close_in_order(sock)
-        return f"status {status}"
+        return said
+
+
+async def _ask_http2(asking: Asking) -> tuple[int, bytes]:
+    """The same question in HTTP/2: the status and the body."""
+    spec = asking.spec
+    fields = probe_http2.request_fields(asking, spec.method, spec.http or "/")
+    with await dial(asking, asking.reach.http) as sock:
+        answer = await probe_http2.exchange(asking, sock, [*fields, (b"accept", b"*/*")])
+        close_in_order(sock)
+        return answer.status, answer.body
+
+
+def _judge(asking: Asking, status: int, body: bytes) -> str:
+    """What a whole answer says of the endpoint."""
+    spec = asking.spec
+    if not accepts(spec.status, status):
+        raise Failed(f"status {status}")
+    if spec.body is not None and re.search(spec.body.encode(), body) is None:
+        raise Failed(f"body did not match: {excerpt(body) or 'empty'}")
+    return f"status {status}"
 
 
 def accepts(ranges: tuple[str, ...], status: int) -> bool:
@@ -119,9 +138,7 @@ def accepts(ranges: tuple[str, ...], status: int) -> bool:
 
 def _request(connection: h11.Connection, asking: Asking) -> bytes:
     spec = asking.spec
-    # A unix socket has no host to name; localhost is what curl sends there.
-    host = "localhost" if isinstance(parse_endpoint(asking.address), UnixPath) else asking.address
-    headers = [("Host", spec.host or host), ("User-Agent", "tcpgate-probe"), ("Accept", "*/*"), ("Connection", "close")]
+    headers = [("Host", host_of(asking)), ("User-Agent", "tcpgate-probe"), ("Accept", "*/*"), ("Connection", "close")]
     try:
         request = h11.Request(method=spec.method, target=spec.http or "/", headers=headers)
     except UnicodeError as exc:
@@ -129,7 +146,7 @@ def _request(connection: h11.Connection, asking: Asking) -> bytes:
     return (connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b"")
 
 
-async def _read_status(asking: Asking, sock: trio.socket.SocketType, connection: h11.Connection) -> int:
+async def _read_status(asking: Asking, sock: Connection, connection: h11.Connection) -> int:
     while True:
         event = await _next_event(asking, sock, connection)
         if isinstance(event, h11.Response):
@@ -138,7 +155,7 @@ async def _read_status(asking: Asking, sock: trio.socket.SocketType, connection:
             raise Failed("no final answer in head")
 
 
-async def _read_body(asking: Asking, sock: trio.socket.SocketType, connection: h11.Connection) -> bytes:
+async def _read_body(asking: Asking, sock: Connection, connection: h11.Connection) -> bytes:
     body = b""
     while len(body) < ANSWER_LIMIT:
         event = await _next_event(asking, sock, connection)
@@ -149,7 +166,7 @@ async def _read_body(asking: Asking, sock: trio.socket.SocketType, connection: h
 
 
 async def _next_event(
-    asking: Asking, sock: trio.socket.SocketType, connection: h11.Connection
+    asking: Asking, sock: Connection, connection: h11.Connection
 ) -> h11.Event | type[h11.NEED_DATA | h11.PAUSED]:
     while (event := connection.next_event()) is h11.NEED_DATA:
         connection.receive_data(await receive(asking, sock))

@@ -21,6 +21,7 @@ from typing import Protocol
 import attrs
 
 from tcpgate.codec.events import Fields, Pair, RequestHead, ResponseHead
+from tcpgate.codec.tls_facts import TlsFacts
 from tcpgate.errors import GateError
 from tcpgate.units import Address
 
@@ -122,6 +123,8 @@ class RequestView:
     """Who the client is, once a filter has proved it; for the access record."""
     limit: str = ""
     """Name of the limit that applied; for the access record."""
+    tls: TlsFacts | None = None
+    """Of the client's TLS with us; with its certificate, if it has proved one."""
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a request field (lower-case name), as the filters before have left it."""

@@ -41,7 +41,7 @@ class TicketKeys:
 
     def __init__(self, keys: bytes | None = None) -> None:
         """Without `keys`: some of its own, until it is told others."""
-        self._keys = keys if keys is not None else draw()
+        self.keys = keys if keys is not None else draw()
         self._contexts: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
         self._lock = threading.Lock()
         self.shared = LIBSSL is not None
@@ -67,11 +67,11 @@ class TicketKeys:
     def renew(self, keys: bytes) -> bool:
         """Use other keys from now on. Whether they are in use, everywhere."""
         with self._lock:
-            self._keys = keys
+            self.keys = keys
             for context in self._contexts:
                 self._give(context)
         return self.shared
 
     def _give(self, context: ssl.SSLContext) -> None:
         assert LIBSSL is not None
-        self.shared = LIBSSL.set_ticket_keys(context, self._keys) and self.shared
+        self.shared = LIBSSL.set_ticket_keys(context, self.keys) and self.shared

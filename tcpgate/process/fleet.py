@@ -27,6 +27,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import attrs
 import trio
 
+from tcpgate.net import tickets
+from tcpgate.net.openssl import LIBSSL
 from tcpgate.process.link import LinkClosed
 from tcpgate.process.remote import ANSWER_WITHIN, Generation, RemoteWorker, start_worker
 from tcpgate.state import messages
@@ -39,6 +41,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
 """Seconds between a worker's deaths and its restart: doubles while it dies young."""
 YOUNG = 10.0
 """A worker that lived this long (seconds) starts again with the first pause."""
+TICKETS_EVERY = 12 * 3600.0
+"""Seconds between new keys for session tickets (`net/tickets.py` says why)."""
 HOPELESS = 3
 """So many workers that ended before any of them ever served: the gateway cannot start here."""
 
@@ -65,6 +69,8 @@ class Fleet:
     """Seconds without a beat after which a worker counts as hung."""
     start: Start = start_worker
     current: Generation | None = None
+    tickets: messages.Tickets = attrs.field(factory=lambda: messages.Tickets(keys=tickets.draw()))
+    """What every worker seals session tickets with: the same in all of them, those that start later too."""
     workers: dict[int, RemoteWorker] = attrs.field(factory=dict)
     wanted: int = 0
     most: int = 0
@@ -164,6 +170,16 @@ class Fleet:
         for worker in self.workers.values():
             worker.link.send_nowait(message)
 
+    async def renew_tickets_forever(self) -> None:
+        """New keys for session tickets, for every worker, now and then."""
+        if LIBSSL is None:
+            text = "this Python's OpenSSL takes no keys for session tickets: TLS clients resume in one worker only"
+            self.tell("tickets_unshared", "warning", text, {})
+        while True:
+            await trio.sleep(TICKETS_EVERY)
+            self.tickets = messages.Tickets(keys=tickets.draw())
+            self.broadcast(self.tickets)
+
     def publish(self, changed: tuple[messages.EndpointStatus, ...]) -> None:
         """Tell every worker how endpoints are."""
         for worker in self.workers.values():
@@ -244,6 +260,7 @@ class Fleet:
         """One worker's life, from start to its end."""
         worker = await self.start(index, self.shared.fd)
         self.workers[index] = worker
+        worker.link.send_nowait(self.tickets)  # before its first generation, whose contexts use them
         facts = {"worker": index, "pid": worker.process.pid}
         self.tell("worker_started", "info", f"worker {index} started", facts)
         if not self._wants(index):

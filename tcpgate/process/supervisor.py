@@ -28,11 +28,13 @@ from tcpgate import kinds
 from tcpgate.config import load, schema
 from tcpgate.control.admin import AdminServer
 from tcpgate.control.api import Api
+from tcpgate.control.certificates import CertificateKeeper
 from tcpgate.control.health import HealthBoard
 from tcpgate.control.probe import probe_once
 from tcpgate.control.reload import Reloader, ReloadResult, bind_problem
 from tcpgate.errors import Problem
 from tcpgate.net.bound import Binder
+from tcpgate.net.tls_client import Contexts
 from tcpgate.policy.standing import Standings
 from tcpgate.process import limits, systemd
 from tcpgate.process.fleet import BEAT, Fleet
@@ -91,12 +93,13 @@ class Supervisor:
         self.board = HealthBoard(
             publish=self._publish,
             tell=self.tell,
-            ask=functools.partial(probe_once, kinds=kinds.PROBES),
+            ask=functools.partial(probe_once, kinds=kinds.PROBES, contexts=Contexts()),
             rng=random.Random(),
         )
         self.standings = Standings()
         publisher = Publisher(self.fleet, self.layout)
         self.reloader = Reloader(load=reread, binder=binder, publisher=publisher, beside=self, tell=self.tell)
+        self.certificates = CertificateKeeper(reloader=self.reloader, tell=self.tell, clock=time.time)
         self.ready = False
         self.stopping = False
         self.over = trio.Event()
@@ -179,6 +182,9 @@ class Supervisor:
         if failure:
             return [failure]
         self.root.start_soon(self._keep, "watchdog", self._watchdog_forever)
+        self.root.start_soon(self._keep, "session tickets", self.fleet.renew_tickets_forever)
+        self.root.start_soon(self._keep, "certificates", self.certificates.watch_forever)
+        self.root.start_soon(self._keep, "certificates' ends", self.certificates.remind_forever)
         self.notifier.status("waiting for the first health checks")
         with trio.move_on_after(self.config.gateway.health_deadline):
             await self.board.wait_first_round()

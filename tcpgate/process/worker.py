@@ -30,6 +30,8 @@ from tcpgate.filters.base import Filter
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
+from tcpgate.net.tickets import TicketKeys
+from tcpgate.net.tls_server import TlsServer
 from tcpgate.policy.spread import Spread
 from tcpgate.process import limits
 from tcpgate.process.clock import PlainClock, cheap_clock
@@ -37,6 +39,7 @@ from tcpgate.process.collector import Collector
 from tcpgate.process.link import LinkClosed, WorkerLink, worker_link
 from tcpgate.process.log_ahead import LogAhead
 from tcpgate.process.logs import LineSink, configure_diagnostics
+from tcpgate.proxy import certificates
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.serve import ListenerServer
 from tcpgate.state import messages
@@ -74,6 +77,8 @@ class Held:
     build: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     snapshot: Snapshot | None = None
     """None: not built yet."""
+    tls: Mapping[str, TlsServer] = attrs.field(factory=dict)
+    """Built with it: what listeners show those who speak TLS."""
 
     def drop(self) -> None:
         """It is not wanted any more."""
@@ -93,6 +98,8 @@ class Worker:
         self.page = shared.pages[index]
         self.lane = Lane(cheap_clock())
         self.rng = random.Random()
+        self.tickets = TicketKeys()
+        """Of TLS sessions; its own until it is told those of all workers."""
         self.targets = LogAhead("log.access"), LogAhead("log.events")
         self.sink = LineSink(on_drop=self._dropped, tell=self._tell, opener=self.targets[0].take)
         self.diagnostics = LineSink(on_drop=self._dropped, opener=self.targets[1].take)
@@ -108,14 +115,12 @@ class Worker:
         """Serve until told to leave."""
         async with trio.open_nursery() as root:
             self.root = root
-            root.start_soon(self._beat_forever)
-            root.start_soon(self._sweep_forever)
+            for loop in (self._beat_forever, self._sweep_forever, self._signals_forever, self.link.send_forever):
+                root.start_soon(loop)
             root.start_soon(self.lane.run_forever)
             root.start_soon(self.lane.sweep_forever)
             root.start_soon(self.sink.write_forever)
             root.start_soon(self.diagnostics.write_forever)
-            root.start_soon(self._signals_forever)
-            root.start_soon(self.link.send_forever)
             try:
                 while True:
                     message, fds = await self.link.receive()
@@ -160,6 +165,8 @@ class Worker:
                 self.root.cancel_scope.cancel()
             case messages.ReopenLogs():
                 self._reopen_logs()
+            case messages.Tickets(keys=keys):
+                self.tickets.renew(keys)
 
     # -- generations ------------------------------------------------------------------------------------------------
 
@@ -192,6 +199,8 @@ class Worker:
                     self.targets, (message.config.log.access, message.config.log.events), strict=True
                 ):
                     await trio.to_thread.run_sync(target.open, name)
+                shown = functools.partial(certificates.build, message.config, self.tickets, self.plane)
+                held.tls = await trio.to_thread.run_sync(shown, abandon_on_cancel=True)
                 snapshot = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
             except ConfigError as exc:
                 problem = "; ".join(f"{one.path}: {one.text}" for one in exc.problems)
@@ -217,6 +226,7 @@ class Worker:
         first = self.plane is None
         plane = self.plane = self.plane or self._make_plane(held.prepare.name, snapshot, held.prepare.workers)
         plane.snapshot = snapshot
+        plane.tls = held.tls
         plane.runtime.meter.processes = held.prepare.workers
         plane.workers = limits.workers(snapshot.config.gateway.workers)
         config = snapshot.config

@@ -58,7 +58,8 @@ def told_by(header: ProxyHeader, peer: SocketAddress, port: int | None) -> Arriv
 
 
 def _sockaddr(end: End) -> SocketAddress:
-    """As the kernel would give it."""
+    """As the kernel would give it; a mapped IPv4 address as what it is."""
     if isinstance(end, tuple):
-        return (*end, 0, 0) if ":" in end[0] else end
+        host = end[0].removeprefix("::ffff:")
+        return (*end, 0, 0) if ":" in host else (host, end[1])
     return end or ""

@@ -19,6 +19,7 @@ from tcpgate.net.address import SocketAddress, Target
 from tcpgate.net.connect import Connecting
 from tcpgate.net.lane import SWEEP_EVERY
 from tcpgate.proxy import pool
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.careful import Careful, Peer
 from tcpgate.proxy.greet import greeting_of
@@ -36,15 +37,21 @@ class Asking(Ride):
     """A client's connection, up to the request's last byte."""
 
     __slots__ = (
-        "_authority", "_connecting", "_forwarding", "_peer", "_reach", "by_form", "careful", "closes", "connect_seconds",
-        "connected_at", "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up", "upstream", "used",
-        "wire",
+        "_authority", "_connecting", "_forwarding", "_peer", "_reach", "by_form", "careful", "closes",
+        "connect_seconds", "connected_at", "endpoint", "id", "prepared", "request", "sent", "sent_at", "started", "up",
+        "upstream", "used", "wire",
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
+        self,
+        host: Host,
+        shared: HttpListener,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
+        arrived: Arrived | None = None,
     ) -> None:
-        super().__init__(host, shared, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port, arrived)
         self.careful: Careful | None = None
         """Of an exchange that takes the longer way: what it needs there."""
         self.up: UpstreamConnection | None = None
@@ -109,7 +116,7 @@ class Asking(Ride):
         """This connection as the longer way needs it."""
         if self._peer is None:
             trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
-            self._peer = Peer(self.plane, self.plan, self.address, self.port, is_trusted=trusted)
+            self._peer = Peer(self.plane, self.plan, self.address, self.port, is_trusted=trusted, arrived=self.arrived)
         return self._peer
 
     def _ask_carefully(self, prepared: Prepared, body: bytes) -> None:
@@ -148,7 +155,8 @@ class Asking(Ride):
             self.id = id_ = b"%032x" % shared.random_bits(128)
             if request.authority != self._authority:
                 self._authority = request.authority
-                self._forwarding = shared.forwarding(self.address, self.port, request.authority)
+                secure = self.arrived is not None and self.arrived.secure
+                self._forwarding = shared.forwarding(self.address, self.port, request.authority, secure)
             self.wire = b"".join((prepared.start, self._forwarding, id_, prepared.end, body))
         endpoint.begin()
         self.sent = 0

@@ -12,6 +12,7 @@ from tcpgate.codec.express import ExpressRequest, ExpressResponse
 from tcpgate.codec.machine import framed, request_bytes, response_bytes
 from tcpgate.filters.base import Continue, RequestView, Verdict
 from tcpgate.proxy import heads
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.snapshot import ListenerPlan, RoutePlan
 from tcpgate.units import Address
@@ -20,16 +21,24 @@ from tcpgate.units import Address
 class Peer:
     """A connection's part in the heads of its requests; satisfies `heads.Peer`."""
 
-    __slots__ = ("address", "forwarding", "is_trusted", "plan", "plane", "port")
+    __slots__ = ("address", "arrived", "forwarding", "is_trusted", "plan", "plane", "port")
 
     def __init__(
-        self, plane: Plane, plan: ListenerPlan, address: Address | None, port: int | None, *, is_trusted: bool
+        self,
+        plane: Plane,
+        plan: ListenerPlan,
+        address: Address | None,
+        port: int | None,
+        *,
+        is_trusted: bool,
+        arrived: Arrived | None = None,
     ) -> None:
         self.plane = plane
         self.plan = plan
         self.address = address
         self.port = port
         self.is_trusted = is_trusted
+        self.arrived = arrived
         self.forwarding: tuple[tuple[bytes, bytes], Fields] | None = None
 
 
@@ -43,7 +52,8 @@ class Careful:
         self._peer = peer
         self._plan = plan
         self.id = heads.id_of(peer, head)
-        self.view = RequestView(head=head, client=heads.client_of(peer, head))
+        tls = None if peer.arrived is None else peer.arrived.tls
+        self.view = RequestView(head=head, client=heads.client_of(peer, head), tls=tls)
         self.done = 0
         """How many filters were asked."""
         self.verdict: Verdict | None = None

@@ -62,7 +62,8 @@ class Exchange:
         self.outgoing_fields = NO_FIELDS
         self.begun = begun
         """What the lane has done of it already."""
-        self.view = RequestView(head=head, client=heads.client_of(connection, head))
+        tls = None if connection.arrived is None else connection.arrived.tls
+        self.view = RequestView(head=head, client=heads.client_of(connection, head), tls=tls)
         self.client = record.client = self.view.client_text
         self.plan: RoutePlan | None = None
         self.attempt: Attempt | None = None
@@ -95,7 +96,8 @@ class Exchange:
         except Exception as exc:  # a bug must cost one exchange, not the worker, and its client still gets an answer
             await self._fail_by_bug(Bug(repr(exc)))
         finally:
-            if not over and self.failure is None:  # cancelled: only the end of a drain does that
+            # Cancelled by a client that reset its stream, the failure is there; else only the end of a drain does that.
+            if not over and self.failure is None:
                 self.failure = Refused(Reason.DRAINED, "cut at the end of the drain")
                 answer.send_failure_nowait(self, self.failure)
             account.end(self)
@@ -230,6 +232,7 @@ class Exchange:
         finally:
             if reason is None:  # cancelled
                 reason = Reason.EXCHANGE_TIMEOUT if self.scope.cancel_called else Reason.DRAINED
+                reason = reason if self.failure is None else self.failure.reason
             spent = (trio.current_time() - attempt.started) * 1000
             self.record.attempts.append(AttemptRecord(endpoint.name, reason, spent))
         return None

@@ -30,6 +30,7 @@ from tcpgate.net.address import SocketAddress
 from tcpgate.net.lane import NOTHING, READ, WRITE
 from tcpgate.net.stream import READ_SIZE, lost
 from tcpgate.proxy import express_end, pool
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.asking import Asking
 from tcpgate.proxy.http import LINGER_PAUSE
 from tcpgate.proxy.ledger import Ledger
@@ -52,9 +53,15 @@ class HttpRider(Asking):
     __slots__ = ("answer", "bytes_out", "first_byte_at", "flow", "ledger", "line", "status", "upstream_in")
 
     def __init__(
-        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
+        self,
+        host: Host,
+        shared: HttpListener,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
+        arrived: Arrived | None = None,
     ) -> None:
-        super().__init__(host, shared, sock, sockaddr, port)
+        super().__init__(host, shared, sock, sockaddr, port, arrived)
         self.flow: Outflow | None = None
         self.line = b""
         """The part of access lines that is the same for the connection, once there was one."""
@@ -239,7 +246,7 @@ class HttpRider(Asking):
         endpoint.end()
         if ledger is None or ledger.endpoint is not endpoint or ledger.plan is not prepared.plan:
             ledger = self.ledger = self.shared.ledger(prepared.plan, endpoint)
-            self.line = self.line or plain.connection_of(self.client, self.peer, "")
+            self.line = self.line or plain.connection_of(self.client, self.peer, self.tls)
         ledger.enter((
             self, prepared, self.careful, self.id, self.status, self.connect_seconds, self.began, self.started,
             self.sent_at, self.first_byte_at, now, bytes_in, self.bytes_out, self.upstream_in, self.sent,

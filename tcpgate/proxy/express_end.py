@@ -51,19 +51,21 @@ def _record_of(ride: HttpRider, now: float, failure: GateError, bytes_in: int) -
         attempts=[Attempt(ride.endpoint.name, failure.reason, (now - ride.started) * 1000)],
         client=ride.client,
         peer=ride.peer,
+        tls=ride.tls,
         method=method,
         host=host,
         path=path,
         proto="http/1.1",
         status=ride.status if answered else 0,
         rule=f"routes.{plan.name}",
-        t=Phases(connect=ride.connect_seconds, total=now - ride.began),
+        t=Phases(tls=ride.tls_seconds, connect=ride.connect_seconds, total=now - ride.began),
         bytes_in=bytes_in,
         bytes_out=ride.bytes_out if answered else 0,
         generation=ride.snapshot.generation,
     )
     if answered:
         record.t.first_byte, record.t.body = ride.first_byte_at - ride.sent_at, now - ride.first_byte_at
+    ride.tls_seconds = 0.0
     if ride.careful is not None:
         view = ride.careful.view
         record.client, record.auth, record.limit = view.client_text, view.auth, view.limit

@@ -18,6 +18,7 @@ from tcpgate.errors import UpstreamError
 from tcpgate.net.relay import RelayOutcome
 from tcpgate.net.stream import Stream
 from tcpgate.policy.hashing import hash64
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.greet import flow_greeting
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.rider import Host
@@ -42,11 +43,20 @@ class TcpConnection:
 
     is_long = True
 
-    def __init__(self, host: Host, stream: Stream, address: Address | None, upstream: UpstreamRuntime) -> None:
+    def __init__(
+        self,
+        host: Host,
+        stream: Stream,
+        address: Address | None,
+        upstream: UpstreamRuntime,
+        arrived: Arrived | None = None,
+    ) -> None:
         self.host = host
         self.plane = host.plane
         self.plan = host.plan
         self.stream = stream
+        self.arrived = arrived
+        """How it came, where that was not plainly."""
         self.client = str(address) if address is not None else "unix:"
         self._upstream = upstream  # held, so no reload can take it away
         self._generation = host.plane.snapshot.generation
@@ -92,10 +102,12 @@ class TcpConnection:
             log.exception("flow failed: listener=%s peer=%s", self.plan.name, self.stream.peer)
 
     def _record(self, flow: FlowRecord) -> None:
-        close_books(self.plane, self.plan, self._generation, self.client, flow)
+        close_books(self.plane, self.plan, self._generation, self.client, flow, self.arrived)
 
 
-def close_books(plane: Plane, plan: ListenerPlan, generation: int, client: str, flow: FlowRecord) -> None:
+def close_books(
+    plane: Plane, plan: ListenerPlan, generation: int, client: str, flow: FlowRecord, arrived: Arrived | None = None
+) -> None:
     """The end of every flow: its counters and its access record. `client`: its address, without the port."""
     connecting = sum(attempt.seconds for attempt in flow.attempts)
     plane.close_books(
@@ -109,12 +121,13 @@ def close_books(plane: Plane, plan: ListenerPlan, generation: int, client: str, 
             attempts=[Attempt(one.endpoint, one.reason, one.seconds * 1000) for one in flow.attempts],
             client=client,
             peer=flow.client,
+            tls="" if arrived is None else arrived.text,
             proto="tcp",
             answered_by=flow.ended_by,
             reason=flow.reason,
             rule=f"listeners.{flow.listener}",
             detail=flow.detail,
-            t=Phases(connect=connecting, total=flow.seconds),
+            t=Phases(tls=0.0 if arrived is None else arrived.seconds, connect=connecting, total=flow.seconds),
             bytes_in=flow.bytes_in,
             bytes_out=flow.bytes_out,
             generation=generation,

@@ -15,7 +15,7 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tcpgate.codec.proxy_header import SIGNATURE, End, render
+from tcpgate.codec.proxy_header import End, render
 from tcpgate.net.address import SocketAddress
 from tcpgate.net.greeting import Greeting, TlsGreeting
 from tcpgate.net.stream import Stream
@@ -27,9 +27,6 @@ from tcpgate.units import HostPort
 
 if TYPE_CHECKING:
     from tcpgate.proxy.downstream import Downstream
-
-LOCAL: dict[str, bytes] = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": SIGNATURE + b"\x20\x00\x00\x00"}
-"""The header of a connection that is the gateway's own."""
 
 
 def greeting_of(
@@ -51,7 +48,7 @@ def greeting_of(
             session=endpoint.session,
             remember=partial(_remember, endpoint, reach),
         )
-    said = LOCAL[reach.proxy] if header is None else header
+    said = reach.local_header if header is None else header
     return Greeting(header=said, tls=tls) if said or tls else None
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from tcpgate.codec import forwarded, hop
 from tcpgate.codec.events import Fields, RequestHead, ResponseHead
 from tcpgate.filters.base import Edits
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.snapshot import ListenerPlan
 from tcpgate.units import Address
@@ -27,6 +28,8 @@ class Peer(Protocol):
     """It may speak for others."""
     port: int | None
     """That it connected to."""
+    arrived: Arrived | None
+    """How it came, where that was not plainly."""
     forwarding: tuple[tuple[bytes, bytes], Fields] | None
     """What the last request's forwarding fields were, and for which host and version."""
 
@@ -68,7 +71,7 @@ def _forwarding(peer: Peer, head: RequestHead) -> Fields:
         head,
         peer=peer.address,
         trusted=peer.is_trusted,
-        secure=False,
+        secure=peer.arrived is not None and peer.arrived.secure,
         port=peer.port,
         name=peer.plane.name,
     )

@@ -25,6 +25,7 @@ from tcpgate.net.ending import reset
 from tcpgate.net.lane import Lane
 from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.policy.hashing import hash64
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.flow import FlowTarget, close_books
 from tcpgate.proxy.greet import flow_greeting
 from tcpgate.proxy.plane import WORKER_LANE_EXCHANGES
@@ -43,14 +44,20 @@ class LaneFlow:
     __slots__ = (
         "_attempts", "_began", "_connected_after", "_connecting", "_counted_at", "_counted_in", "_counted_out",
         "_cut_at", "_endpoint", "_failure", "_generation", "_host", "_lane", "_over", "_plan", "_plane", "_relay",
-        "_scope", "_sock", "_sockaddr", "_started", "_target",
+        "_scope", "_sock", "_sockaddr", "_started", "_target", "arrived",
     )
     # fmt: on
 
     is_long = True
 
     def __init__(
-        self, host: Host, lane: Lane, sock: socket.SocketType, sockaddr: SocketAddress, upstream: UpstreamRuntime
+        self,
+        host: Host,
+        lane: Lane,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        upstream: UpstreamRuntime,
+        arrived: Arrived | None = None,
     ) -> None:
         """`sock`: accepted, non-blocking, in no lane; the flow's from now on."""
         self._host = host
@@ -60,6 +67,8 @@ class LaneFlow:
         self._generation = plane.snapshot.generation
         self._sock: socket.SocketType | None = sock  # until a relay has it
         self._sockaddr = sockaddr
+        self.arrived = arrived
+        """How it came, where that was not plainly."""
         self._target = FlowTarget(upstream, self)  # holds the upstream, so no reload can take it away
         self._began = self._started = lane.clock()
         self._connected_after = 0.0
@@ -244,6 +253,7 @@ class LaneFlow:
             elif (
                 reason is not Reason.OK
                 or self._attempts
+                or (self.arrived is not None and self.arrived.tls is not None)
                 or not self._write_plain(upstream, endpoint.name, ended_by, relay)
             ):
                 self._attempts += (FlowAttempt(endpoint.name, Reason.OK, self._connected_after),)
@@ -294,7 +304,7 @@ class LaneFlow:
             bytes_out=bytes_out,
             seconds=self._lane.clock() - self._started,
         )
-        close_books(self._plane, self._plan, self._generation, self._client(), record)
+        close_books(self._plane, self._plan, self._generation, self._client(), record, self.arrived)
 
     def _release(self) -> None:
         """The endpoint no longer counts us."""

@@ -90,7 +90,7 @@ class Ledger:
                 status, 0.0, connecting, wait, now - answered_at, total, (now - started) * 1000,
                 bytes_in, bytes_out, prepared.generation,
             )  # fmt: skip
-            if line is None or (careful is not None and (careful.view.auth or careful.view.limit)):
+            if line is None or rider.tls_seconds or (careful is not None and (careful.view.auth or careful.view.limit)):
                 plane.write(self._record(facts))
             else:
                 write_line(line)
@@ -130,6 +130,7 @@ class Ledger:
             attempts=[Attempt(endpoint.name, Reason.OK, (now - started) * 1000)],
             client=rider.client,
             peer=rider.peer,
+            tls=rider.tls,
             method=method,
             host=host,
             path=path,
@@ -137,11 +138,18 @@ class Ledger:
             status=status,
             answered_by=Side.UPSTREAM,
             rule=f"routes.{plan.name}",
-            t=Phases(connect=connecting, first_byte=answered_at - sent_at, body=now - answered_at, total=now - began),
+            t=Phases(
+                tls=rider.tls_seconds,  # the first exchange of a connection tells what its handshake took
+                connect=connecting,
+                first_byte=answered_at - sent_at,
+                body=now - answered_at,
+                total=now - began,
+            ),
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             generation=prepared.generation,
         )
+        rider.tls_seconds = 0.0
         if careful is not None:
             view = careful.view
             record.client, record.auth, record.limit = view.client_text, view.auth, view.limit
@@ -150,4 +158,4 @@ class Ledger:
 
 def _connection_of(rider: HttpRider, careful: Careful) -> bytes:
     """The connection's part of the line of an exchange that took the longer way."""
-    return plain.connection_of(careful.view.client_text, rider.peer, "")
+    return plain.connection_of(careful.view.client_text, rider.peer, rider.tls)

@@ -12,11 +12,13 @@ import attrs
 
 from tcpgate.codec.express import ResponseHeads
 from tcpgate.codec.hop import http_date
+from tcpgate.codec.http2.headers import HpackOut
 from tcpgate.errors import Reason
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.net.tls_client import Contexts
+from tcpgate.net.tls_server import TlsServer
 from tcpgate.proxy.ledger import Ledger
 from tcpgate.proxy.pool import UpstreamConnection
 from tcpgate.state.runtime import ACTIVE, CONNECTIONS, EndpointRuntime, Runtime
@@ -34,6 +36,9 @@ WORKER_LANE_HANDED = WORKER_FIELDS.index("lane_handed")
 WORKER_LANE_FAULTS = WORKER_FIELDS.index("lane_faults")
 WORKER_BYTES_IN = WORKER_FIELDS.index("bytes_in")
 WORKER_BYTES_OUT = WORKER_FIELDS.index("bytes_out")
+
+SHAKES = 4
+"""Steps of TLS handshakes in one turn of the lane: each may cost a millisecond, and the others wait."""
 
 Tell = Callable[[str, str, str, Mapping[str, str | int | float]], None]
 """(kind, level, text, facts), for the event journal."""
@@ -68,12 +73,18 @@ class Plane:
     """For TLS with endpoints."""
     answers: ResponseHeads = attrs.field(factory=ResponseHeads)
     """What the lane has learnt of endpoints' answers."""
+    lines: HpackOut = attrs.field(factory=HpackOut)
+    """Header lines of HTTP/2 that were written before."""
     via: bytes = attrs.field(init=False)
     """The field lines that end every answer's head but for its framing, up to the request id."""
     ledgers: list[Ledger] = attrs.field(factory=list)
     """Those in which this turn of the lane has entered something."""
+    tls: Mapping[str, TlsServer] = attrs.field(factory=dict)
+    """What the newest generation's listeners show those who speak TLS, by listener."""
     _date: tuple[int, bytes] = (0, b"")
     _stamp: tuple[int, bytes] = (-1, b"")
+    _shakes: tuple[int, int] = (-1, 0)
+    """Turn of the lane, and the steps of handshakes in it."""
 
     def __attrs_post_init__(self) -> None:
         self.lane.at_end_of_turn = self.close_ledgers
@@ -112,6 +123,15 @@ class Plane:
         if self._stamp[0] != self.lane.turns:
             self._stamp = (self.lane.turns, plain.stamp_of(self.wall()))
         return self._stamp[1]
+
+    def may_shake(self) -> bool:
+        """Whether there is time for a step of a TLS handshake in this turn of the lane; if not, the next one tells its
+        socket's readiness again."""
+        turn, steps = self._shakes
+        if turn != self.lane.turns:
+            turn, steps = self.lane.turns, 0
+        self._shakes = turn, steps + 1
+        return steps < SHAKES
 
     def date(self) -> bytes:
         """The time for a Date field, made once a second."""

@@ -104,7 +104,7 @@ class HttpListener:
         """For request ids."""
         self.upstreams = plane.runtime.upstreams
         self._clients: dict[str, tuple[Address | None, str]] = {}
-        self._forwarding: dict[tuple[Address | None, int | None, bytes], bytes] = {}
+        self._forwarding: dict[tuple[Address | None, int | None, bytes, bool], bytes] = {}
         self._ledgers: dict[tuple[RoutePlan, EndpointRuntime], Ledger] = {}
 
     def renew(self, plan: ListenerPlan) -> HttpListener:
@@ -161,13 +161,13 @@ class HttpListener:
             self._clients[host] = found
         return found
 
-    def forwarding(self, address: Address | None, port: int | None, authority: bytes) -> bytes:
+    def forwarding(self, address: Address | None, port: int | None, authority: bytes, secure: bool) -> bytes:
         """The forwarding fields of a peer that speaks for itself, as lines, with the beginning of X-Request-Id's."""
-        key = (address, port, authority)
+        key = (address, port, authority, secure)
         found = self._forwarding.get(key)
         if found is None:
             fields = forwarded.forwarding_fields(
-                _Bare(authority), peer=address, trusted=False, secure=False, port=port, name=self.plane.name
+                _Bare(authority), peer=address, trusted=False, secure=secure, port=port, name=self.plane.name
             )
             found = b"".join([b"%b: %b\r\n" % pair for pair in fields]) + b"X-Request-Id: "
             if len(self._forwarding) >= MAX_TARGETS:

@@ -24,6 +24,7 @@ from tcpgate.errors import Side
 from tcpgate.net.address import SocketAddress, describe
 from tcpgate.net.lane import READ
 from tcpgate.net.stream import READ_SIZE, Stream
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.http import FRESH_GRACE, LINGER, LINGER_PAUSE, HttpConnection
 from tcpgate.proxy.plane import WORKER_LANE_HANDED
@@ -39,16 +40,28 @@ class Ride(ABC):
     """One client's connection. Not an attrs class: thousands idle, and each exchange walks through these fields."""
 
     __slots__ = (
-        "address", "began", "bytes_in", "client", "cut_at", "data", "deadline", "events", "fd", "host", "idle",
-        "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides", "shared", "snapshot",
-        "sock", "state", "task", "waits_since",
+        "address", "arrived", "began", "bytes_in", "client", "cut_at", "data", "deadline", "events", "fd", "host",
+        "idle", "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides", "shared",
+        "snapshot", "sock", "state", "task", "tls", "tls_seconds", "waits_since",
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, shared: HttpListener, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None
+        self,
+        host: Host,
+        shared: HttpListener,
+        sock: socket.SocketType,
+        sockaddr: SocketAddress,
+        port: int | None,
+        arrived: Arrived | None = None,
     ) -> None:
         self.host = host
         self.plane = host.plane
+        self.arrived = arrived
+        """How it came, where that was not plainly."""
+        self.tls = "" if arrived is None else arrived.text
+        """Version and cipher, for records; "": we had no TLS with the client."""
+        self.tls_seconds = 0.0 if arrived is None else arrived.seconds
+        """Of its handshake, that no record has told."""
         self.plan = shared.plan
         """The listener as it was when the connection came."""
         self.shared = shared
@@ -155,7 +168,10 @@ class Ride(ABC):
         self.state, self.data, self.deadline = AWAY, b"", math.inf
         stream = Stream(self.sock, Side.CLIENT, self.peer)
         stream.give_back(b"", client_broke)
-        task = self.task = HttpConnection(self.plane, self.plan, stream, self.address, self.snapshot, lane=self.rides)
+        task = self.task = HttpConnection(
+            self.plane, self.plan, stream, self.address, self.snapshot, lane=self.rides, arrived=self.arrived
+        )
+        task.tls_seconds, self.tls_seconds = self.tls_seconds, 0.0
         if data:
             task.take_over(data, self.bytes_in, self.waits_since if begun is None else self.began, begun)
         task.is_fresh = self.is_fresh

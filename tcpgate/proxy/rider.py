@@ -5,10 +5,14 @@ Source: the architecture's "a task that owns, a lane that moves". Owner: `serve.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from socket import SocketType
 from typing import Protocol
 
+from tcpgate.net.tls_server import TlsServer
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.plane import Plane
+from tcpgate.state.runtime import UpstreamRuntime
 from tcpgate.state.snapshot import ListenerPlan, Snapshot
 
 
@@ -61,4 +65,35 @@ class Host(Protocol):
 
     def ended(self, connection: Connection) -> None:
         """The connection is gone. Called exactly once by each."""
+        ...
+
+
+class Leaving(Connection, Protocol):
+    """A connection that another one follows, which has to leave when it has to."""
+
+    @property
+    def is_leaving(self) -> bool:
+        """It was asked to."""
+        ...
+
+    @property
+    def cut_at(self) -> float:
+        """When it has to be over."""
+        ...
+
+
+class Reception(Host, Protocol):
+    """What a connection that is arriving asks of its listener besides."""
+
+    @property
+    def tls(self) -> TlsServer | None:
+        """What the listener shows those who speak TLS to it; None: nobody does, or it is not for us to answer."""
+        ...
+
+    def upstream_for(self, name: str, alpn: Sequence[str]) -> UpstreamRuntime | None:
+        """Of a tcp listener: where a client goes that asks for the server `name` and offers these protocols."""
+        ...
+
+    def settle(self, arrival: Leaving, sock: SocketType, arrived: Arrived, http2: bool) -> None:
+        """`arrival` is over and gone from the lane: another connection begins in its place, over `sock`."""
         ...

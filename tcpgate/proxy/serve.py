@@ -15,22 +15,26 @@ import contextlib
 import logging
 import math
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
 
+from tcpgate.codec.client_hello import ClientHello
 from tcpgate.errors import REASONS, Reason, Side
 from tcpgate.net.accept import BATCH, Acceptor
 from tcpgate.net.address import SocketAddress, describe, number_of, port_of
 from tcpgate.net.stream import Stream
+from tcpgate.net.tls_server import TlsServer
 from tcpgate.proxy import answer
+from tcpgate.proxy.arrival import Arrival, needs_arrival
+from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.express import HttpRider
 from tcpgate.proxy.flow import TcpConnection
 from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.proxy.prepared import HttpListener
-from tcpgate.proxy.rider import Connection
+from tcpgate.proxy.rider import Connection, Leaving
 from tcpgate.state.runtime import UpstreamRuntime
 from tcpgate.state.snapshot import (
     LISTENER_ACCEPTED,
@@ -57,8 +61,10 @@ class ListenerServer:
     connections: set[Connection] = attrs.field(factory=set)
     snapshot: Snapshot = attrs.field(init=False)
     """The newest generation that has this listener. A retired one still takes who waits, and serves them by it."""
-    upstream: UpstreamRuntime | None = attrs.field(init=False)
-    """Of a tcp listener: the upstream that takes its flows, kept for the same reason."""
+    upstreams: dict[str, UpstreamRuntime] = attrs.field(init=False)
+    """Of a tcp listener: those that take its flows, by name, kept for the same reason."""
+    tls: TlsServer | None = attrs.field(init=False)
+    """What it shows those who speak TLS to it; likewise."""
     _accepting: dict[str, Acceptor] = attrs.field(factory=dict)
     _pending: dict[str, socket.socket] = attrs.field(factory=dict)
     _nursery: trio.Nursery | None = None
@@ -69,14 +75,20 @@ class ListenerServer:
     _drain: float = 0.0
     _quiet_until: float = -math.inf
     _http: HttpListener | None = None
+    _arrives: bool = False
+    """Its connections have to arrive before they are served (arrival.py)."""
 
     def __attrs_post_init__(self) -> None:
         self._follow()
 
     def _follow(self) -> None:
         self.snapshot = self.plane.snapshot
-        self.upstream = self.plane.runtime.upstreams.get(self.plan.spec.upstream or "")
-        if self.upstream is None:
+        self.tls = self.plane.tls.get(self.plan.name)
+        spec, known = self.plan.spec, self.plane.runtime.upstreams
+        self._arrives = needs_arrival(self.plan)
+        names = (spec.upstream or "", *spec.sni.values(), *spec.alpn.values()) if spec.protocol == "tcp" else ()
+        self.upstreams = {name: known[name] for name in names if name in known}
+        if spec.protocol == "http":
             self._http = HttpListener(self.plane, self.plan) if self._http is None else self._http.renew(self.plan)
 
     async def run(self) -> None:
@@ -205,13 +217,34 @@ class ListenerServer:
     # -- connections ------------------------------------------------------------------------------------------------
 
     def _connection(self, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None) -> Connection:
-        if self.upstream is None:
-            assert self._http is not None
+        if self._arrives:
+            return Arrival(self, sock, sockaddr, port)
+        if self._http is not None:
             return HttpRider(self, self._http, sock, sockaddr, port)
+        return self._flow(sock, sockaddr, self.upstreams[self.plan.spec.upstream or ""], None)
+
+    def _flow(
+        self, sock: socket.SocketType, sockaddr: SocketAddress, upstream: UpstreamRuntime, arrived: Arrived | None
+    ) -> Connection:
         if self.snapshot.config.gateway.lane:
-            return LaneFlow(self, self.plane.lane, sock, sockaddr, self.upstream)
+            return LaneFlow(self, self.plane.lane, sock, sockaddr, upstream, arrived)
         stream = Stream(sock=sock, side=Side.CLIENT, peer=describe(sockaddr))
-        return TcpConnection(self, stream, number_of(sockaddr), self.upstream)
+        return TcpConnection(self, stream, number_of(sockaddr), upstream, arrived)
+
+    def _settled(self, sock: socket.SocketType, arrived: Arrived, http2: bool) -> Connection:
+        """What a connection becomes that has arrived."""
+        if self._http is not None:
+            return HttpRider(self, self._http, sock, arrived.sockaddr, arrived.port, arrived)
+        return self._flow(sock, arrived.sockaddr, self._upstream_of(arrived), arrived)
+
+    def _upstream_of(self, arrived: Arrived) -> UpstreamRuntime:
+        """Of a tcp listener: where this client goes. What was agreed on with it counts before what it offered."""
+        hello = arrived.hello or ClientHello()
+        agreed = [arrived.tls.alpn] if arrived.tls is not None and arrived.tls.alpn else hello.alpn
+        found = self.upstream_for(hello.server_name, agreed) or self.upstream_for(hello.server_name, hello.alpn)
+        if found is None:
+            raise LookupError("a reload has just taken its upstream away")
+        return found
 
     def _drop(self, connection: Connection | None, sock: socket.SocketType) -> None:
         """A connection that did not come to begin, or not wholly."""
@@ -231,6 +264,42 @@ class ListenerServer:
         """Run `work` as a task in the nursery of open connections."""
         assert self._nursery is not None
         self._nursery.start_soon(work)
+
+    def upstream_for(self, name: str, alpn: Sequence[str]) -> UpstreamRuntime | None:
+        """Of a tcp listener: where a client goes that asks for the server `name` and offers these protocols."""
+        spec, known = self.plan.spec, self.upstreams
+        for protocol in alpn:
+            if (upstream := known.get(spec.alpn.get(protocol, ""))) is not None:
+                return upstream
+        while name:
+            if (upstream := known.get(spec.sni.get(name, ""))) is not None:
+                return upstream
+            _, _, name = name.removeprefix("*.").partition(".")
+            name = name and f"*.{name}"  # a wildcard is for any depth, as a route's is
+        return known.get(spec.upstream or "")
+
+    def settle(self, arrival: Leaving, sock: socket.SocketType, arrived: Arrived, http2: bool) -> None:
+        """`arrival` is over and gone from the lane: another connection begins in its place, over `sock`."""
+        connection: Connection | None = None
+        try:
+            connection = self._settled(sock, arrived, http2)
+            self.connections.add(connection)
+            self.connections.discard(arrival)
+            if arrival.is_leaving or self._retire.is_set():
+                connection.leave()
+            connection.cut_by(arrival.cut_at)
+            connection.begin()
+        except Exception as exc:  # as in `accepted`
+            if isinstance(exc, OSError):
+                self.cannot_accept(exc)
+            else:
+                log.exception("a connection could not begin: listener=%s", self.plan.name)
+            self.connections.discard(arrival)
+            if connection is None:  # it still counts for the one that arrived
+                self.ended(arrival)
+                sock.close()
+            else:
+                self._drop(connection, sock)
 
     def ended(self, connection: Connection) -> None:
         """A connection is gone."""

@@ -93,7 +93,15 @@ class ReopenLogs:
     """The log file was rotated."""
 
 
-Down = Prepare | Commit | Abandon | Statuses | Drain | Stop | ReopenLogs
+@attrs.frozen(kw_only=True)
+class Tickets:
+    """Seal session tickets with these keys from now on. The first message of all, and another one every 12 hours."""
+
+    keys: bytes = attrs.field(repr=False)
+    """As `net/tickets.py` draws them."""
+
+
+Down = Prepare | Commit | Abandon | Statuses | Drain | Stop | ReopenLogs | Tickets
 
 # -- up -------------------------------------------------------------------------------------------------------------
 

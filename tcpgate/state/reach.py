@@ -13,11 +13,13 @@ import base64
 import attrs
 
 from tcpgate.codec.client_tls import ClientTls
+from tcpgate.codec.proxy_header import SIGNATURE
 from tcpgate.config import schema
 from tcpgate.config.schema_tls import UpstreamTls
 
 PIN = "sha256/"
 """What a pin begins with."""
+_LOCAL: dict[str, bytes] = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": SIGNATURE + b"\x20\x00\x00\x00"}
 
 
 @attrs.frozen(kw_only=True)
@@ -32,6 +34,11 @@ class Reach:
     """Of HTTP."""
     proxy: schema.ProxyOut = "off"
     """PROXY header that a connection begins with: "off", "v1", "v2"."""
+
+    @property
+    def local_header(self) -> bytes:
+        """The PROXY header of a connection that is the gateway's own: for nobody, a probe's for example."""
+        return _LOCAL[self.proxy]
 
     @property
     def is_shared(self) -> bool:

@@ -44,6 +44,11 @@ class EventKind(enum.StrEnum):
     RELOAD_OK = "reload_ok"
     RELOAD_FAILED = "reload_failed"
     RELOAD_NOOP = "reload_noop"
+    # Certificates
+    CERTIFICATES_RELOADED = "certificates_reloaded"
+    CERTIFICATE_KEPT = "certificate_kept"
+    CERTIFICATE_EXPIRES = "certificate_expires"
+    TICKETS_UNSHARED = "tickets_unshared"
     # Endpoints
     ENDPOINT_UP = "endpoint_up"
     ENDPOINT_HEALTHY = "endpoint_healthy"
@@ -99,6 +104,10 @@ KINDS: Mapping[EventKind, KindFacts] = {
     EventKind.RELOAD_OK: KindFacts("info", "Every worker serves the new generation."),
     EventKind.RELOAD_FAILED: KindFacts("error", "The new config cannot serve; the old generation goes on."),
     EventKind.RELOAD_NOOP: KindFacts("info", "The config says what it said before; nothing was touched."),
+    EventKind.CERTIFICATES_RELOADED: KindFacts("info", "A certificate's file changed; new connections are shown it."),
+    EventKind.CERTIFICATE_KEPT: KindFacts("warning", "A changed file cannot be used; what it held before goes on."),
+    EventKind.CERTIFICATE_EXPIRES: KindFacts("warning", "A certificate is near its end, or past it."),
+    EventKind.TICKETS_UNSHARED: KindFacts("warning", "TLS sessions are resumed in the worker that began them only."),
     EventKind.ENDPOINT_UP: KindFacts("info", "The endpoint takes traffic, after it took none."),
     EventKind.ENDPOINT_HEALTHY: KindFacts("info", "The endpoint takes its full weight of traffic again."),
     EventKind.ENDPOINT_DEGRADED: KindFacts("info", "The endpoint takes traffic; it starts slowly, or failed a probe."),

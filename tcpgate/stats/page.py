@@ -48,7 +48,18 @@ WORKER_FIELDS = (
     "gc_pauses_us",  # garbage collector, all its pauses together
     "gc_longest_us",  # the longest one since the worker began to serve; no sum of workers means anything
 )
-LISTENER_FIELDS = ("connections", "accepted", "refused", "exchanges", "bytes_in", "bytes_out", "bad_requests")
+LISTENER_FIELDS = (
+    "connections",  # gauge: open connections
+    "accepted",
+    "refused",
+    "exchanges",
+    "bytes_in",
+    "bytes_out",
+    "bad_requests",
+    "handshakes",  # TLS handshakes that were completed, resumed ones too
+    "handshakes_resumed",
+    "handshakes_failed",
+)
 ROUTE_FIELDS = (
     "exchanges",
     "status_1xx",

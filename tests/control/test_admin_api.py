@@ -24,6 +24,7 @@ from tcpgate.control.health import HealthBoard
 from tcpgate.control.reload import Reloader, ReloadResult
 from tcpgate.net.bound import Binder
 from tcpgate.policy.health import ProbeResult
+from tcpgate.state.reach import Reach
 from tcpgate.stats.journal import Journal
 from tcpgate.stats.page import OFFSETS, Layout, SharedPage, size_of
 
@@ -123,7 +124,7 @@ class House:
     def tell(self, kind: str, level: str, text: str, facts: Mapping[str, str | int | float]) -> None:
         self.journal.tell(kind, level, text, facts, ts=1.0e9)
 
-    async def _ask(self, health: schema.Health, address: str, deadline: float) -> ProbeResult:
+    async def _ask(self, health: schema.Health, address: str, deadline: float, reach: Reach) -> ProbeResult:
         raise AssertionError("nothing here is probed")
 
     async def prepare(self, config: schema.Config) -> None:

@@ -16,6 +16,7 @@ from tcpgate.config.schema import Endpoint, Health, Passive, SlowStart, Upstream
 from tcpgate.control.health import HealthBoard
 from tcpgate.policy.health import EndpointState, ProbeResult, Word
 from tcpgate.state.messages import EndpointStatus, Observed
+from tcpgate.state.reach import Reach
 from tcpgate.stats.journal import Journal
 from tcpgate.units import Seconds
 
@@ -56,7 +57,7 @@ class World:
     def __attrs_post_init__(self) -> None:
         self.board = HealthBoard(publish=self.publish, tell=self.tell, ask=self.ask, rng=random.Random(1))
 
-    async def ask(self, spec: Health, address: str, deadline: float) -> ProbeResult:
+    async def ask(self, spec: Health, address: str, deadline: float, reach: Reach) -> ProbeResult:
         self.asked.append((trio.current_time(), address, spec))
         self.under_way += 1
         try:

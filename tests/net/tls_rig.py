@@ -6,10 +6,13 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from functools import cache
 
 import trustme
 
+from tcpgate.codec.client_hello import ClientHello, parse
+from tcpgate.net.tls_server import TlsServer
 from tcpgate.net.tls_socket import TlsSocket, prepare
 from tests.net.loopback import Loopback
 
@@ -106,3 +109,32 @@ def receive(sock: socket.socket, size: int | None = None, ask: int = 65536) -> b
             break
         got += data
     return bytes(got)
+
+
+def begin(
+    loopback: Loopback, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None = None
+) -> tuple[socket.socket, TlsSocket]:
+    """(server's socket, on which a hello lies, client's end)."""
+    here, there = loopback.pair()
+    there.setblocking(False)
+    client = context.wrap_socket(there, server_hostname=name, do_handshake_on_connect=False, session=session)
+    assert isinstance(client, TlsSocket)
+    loopback.own(client)
+    with suppress(ssl.SSLWantReadError):
+        client.do_handshake()
+    here.setblocking(False)
+    assert wait(here)
+    return here, client
+
+
+def connect(
+    loopback: Loopback, server: TlsServer, context: ssl.SSLContext, name: str, session: ssl.SSLSession | None = None
+) -> tuple[TlsSocket, TlsSocket]:
+    """(server's end, client's end), shaken."""
+    here, client = begin(loopback, context, name, session)
+    hello = parse(here.recv(65536, socket.MSG_PEEK))
+    assert isinstance(hello, ClientHello)
+    tls = server.wrap(here, hello)
+    loopback.own(tls)
+    shake(tls, client)
+    return tls, client

@@ -98,7 +98,11 @@ async def server(nursery: trio.Nursery, play: Callable[[WebSocketRequest], Await
 async def socket(plane: TestPlane) -> AsyncIterator[WebSocketConnection]:
     """A client's WebSocket through the gateway."""
     async with open_websocket_url(f"ws://127.0.0.1:{plane.port()}/") as found:
-        yield found
+        try:
+            yield found
+        finally:
+            if found.closed is not None:  # it leaves the TCP connection to the server then, for ever if need be
+                await found._stream.aclose()
 
 
 # -- byte by byte ---------------------------------------------------------------------------------------------------

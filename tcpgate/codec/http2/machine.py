@@ -29,6 +29,7 @@ from tcpgate.errors import Bug
 
 _END_HEADERS = frames.END_HEADERS
 _BOTH_ENDS = frames.END_HEADERS | frames.END_STREAM
+_HEADERS = bytes((frames.HEADERS,))
 _NO_TABLE = b"\x20"
 """HPACK: the table has 0 bytes from here on."""
 
@@ -71,6 +72,11 @@ class Http2(Reading):
     def is_closing(self) -> bool:
         """No new stream will be taken, by the peer or by us."""
         return self._gone_away or self._failed is not None or self._last_taken != frames.LARGEST
+
+    @property
+    def is_within_head(self) -> bool:
+        """A header block has begun to come, and its end has not."""
+        return self._block is not None or self._rest[3:4] == _HEADERS
 
     @property
     def can_open(self) -> bool:

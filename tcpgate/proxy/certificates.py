@@ -1,0 +1,79 @@
+"""What listeners show those who speak TLS to them: from their tables in the config to contexts of OpenSSL's.
+
+Made while a generation is prepared, in a thread: a key takes milliseconds, and one that cannot be used must fail the
+reload, not a client. A listener whose table, files' contents included, is the same keeps what it has.
+
+Called by the worker, which hands the result to the plane with the generation (`Plane.tls`).
+"""
+
+from __future__ import annotations
+
+from tcpgate.config import schema
+from tcpgate.config.schema_tls import ListenerTls, TlsRules
+from tcpgate.config.validators import Secret
+from tcpgate.errors import ConfigError, Problem
+from tcpgate.net.tickets import TicketKeys
+from tcpgate.net.tls_server import Pair, Rules, ServerTls, TlsServer
+from tcpgate.proxy.plane import Plane
+
+
+def build(config: schema.Config, tickets: TicketKeys, plane: Plane | None) -> dict[str, TlsServer]:
+    """The TLS of every listener that has any, by name; what is as it is on the `plane` stays.
+
+    Raises ConfigError for what OpenSSL does not take.
+    """
+    previous = None if plane is None else plane.snapshot.config
+    made = {} if plane is None else plane.tls
+    found: dict[str, TlsServer] = {}
+    problems: list[Problem] = []
+    for name, listener in config.listeners.items():
+        if listener.tls is None:
+            continue
+        before = None if previous is None else previous.listeners.get(name)
+        if before is not None and before.tls == listener.tls and name in made:
+            found[name] = made[name]
+            continue
+        try:
+            found[name] = TlsServer(server_tls(listener.tls, tickets))
+        except ValueError as exc:
+            problems.append(Problem("", 0, f"listeners.{name}.tls", str(exc)))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def server_tls(spec: ListenerTls, tickets: TicketKeys) -> ServerTls:
+    """A listener's table as plain values."""
+    rules = Rules(
+        client_auth=spec.client_auth,
+        client_ca=_bytes(spec.client_ca_pem),
+        client_crl=_bytes(spec.client_crl_pem),
+        min_version=spec.min_version,
+        alpn=spec.alpn,
+    )
+    return ServerTls(
+        pairs=tuple(
+            Pair(names=one.names, chain=_bytes(one.chain_pem) or b"", key=_bytes(one.key_pem) or b"", label=one.cert)
+            for one in spec.certificates
+        ),
+        rules=rules,
+        hosts={name: _rules(own, rules) for name, own in spec.hosts.items()},
+        ciphers=spec.ciphers,
+        strict_sni=spec.strict_sni,
+        tickets=tickets if spec.tickets else None,
+    )
+
+
+def _rules(own: TlsRules, rules: Rules) -> Rules:
+    """A host's rules; what it does not set is the listener's."""
+    return Rules(
+        client_auth=own.client_auth or rules.client_auth,
+        client_ca=_bytes(own.client_ca_pem) or rules.client_ca,
+        client_crl=_bytes(own.client_crl_pem) or rules.client_crl,
+        min_version=own.min_version or rules.min_version,
+        alpn=rules.alpn if own.alpn is None else own.alpn,
+    )
+
+
+def _bytes(secret: Secret | None) -> bytes | None:
+    return None if secret is None else secret.reveal().encode()

@@ -1,0 +1,326 @@
+"""A downstream HTTP/2 connection: many requests at a time, each the exchange of a task of its own.
+
+    run
+    +-- write_forever     sends what the machine has to say (net/http2_link.py)
+    +-- read              events to streams; the connection's time limits; returns when nothing more is to come
+    +-- one task a stream http2_exchange.py
+
+How it ends. *Idle*: no stream for the listener's idle time; GOAWAY. *Leaving* (a drain): a GOAWAY that takes what is on
+its way, a PING, and when that is answered, so that the client must have heard the first, a GOAWAY that names the last
+stream; then the streams finish (RFC 9113 6.8). *Cut*: the end of the drain cancels the streams, each tells its client
+what it can. *A broken rule*: GOAWAY with the machine's verdict. *Lost*: every exchange is told that its client is gone.
+In each case what the client still sends is read for a moment, so that its kernel does not throw our last words away.
+
+Owner: the listener's nursery (serve.py); the streams' tasks live in a nursery of the connection's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import socket
+
+import trio
+
+from tcpgate.codec import forwarded, http2_request
+from tcpgate.codec.events import Limits
+from tcpgate.codec.http2 import frames
+from tcpgate.codec.http2.events import (
+    ConnectionFailed,
+    DataReceived,
+    Event,
+    HeadersReceived,
+    PingAcked,
+    SettingsReceived,
+    StreamReset,
+    WindowOpened,
+)
+from tcpgate.codec.http2.machine import Http2
+from tcpgate.codec.http2.settings import Settings
+from tcpgate.codec.http2_stream import ServerStream
+from tcpgate.errors import ClientError, GateError, Reason, Refused, Side
+from tcpgate.net.address import describe, number_of
+from tcpgate.net.http2_link import Http2Link
+from tcpgate.net.stream import Stream
+from tcpgate.policy.pace import Pace
+from tcpgate.proxy import account
+from tcpgate.proxy.arrived import Arrived
+from tcpgate.proxy.downstream import client_gone
+from tcpgate.proxy.http2_exchange import StreamConnection
+from tcpgate.proxy.rider import Host
+
+FINAL_AFTER = 1.0
+"""Seconds after which a drain's second GOAWAY goes, whether the PING was answered or not."""
+LAST_WORDS = 1.0
+"""Seconds that the client has to take the last that we say."""
+LINGER_PAUSE, LINGER = 1.0, 5.0
+"""Seconds that it may pause, and may take in all, to end its side then."""
+DRAIN_PING = b"draining"
+
+log = logging.getLogger("tcpgate.proxy.http2")
+
+
+class Http2Connection:
+    """One client's connection; satisfies `rider.Connection`."""
+
+    def __init__(self, host: Host, sock: socket.SocketType, arrived: Arrived) -> None:
+        address = number_of(arrived.sockaddr)
+        self.plane, self.plan, self.snapshot = host.plane, host.plan, host.snapshot
+        self.arrived = arrived
+        self.tls_seconds = arrived.seconds
+        self.address = None if address is None else forwarded.plain(address)
+        self.port = arrived.port
+        self.is_trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
+        limits, self._timeouts = self.plan.spec.limits, self.plan.spec.timeouts
+        self._limits = Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)
+        settings = Settings(
+            streams=limits.streams, header_list=limits.head, headers=limits.headers, resets=limits.resets
+        )
+        machine = Http2("server", settings, self.plane.lines)
+        stream = Stream(sock, Side.CLIENT, describe(arrived.sockaddr))
+        self.link = Http2Link(stream, machine, self._pace, self._on_lost)
+        self.is_leaving = False
+        self._host = host
+        self._streams: dict[int, StreamConnection] = {}
+        self._tasks: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._waiting = trio.CancelScope()
+        """Around the wait for what comes next."""
+        self._is_greeted = False
+        """The client's SETTINGS have come."""
+        self._quiet_since = trio.current_time()
+        """When the last stream ended."""
+        self._head_since = math.nan
+        """When a header block began whose end has not come."""
+        self._final_at = math.nan
+        """When the second GOAWAY is to go."""
+        self._is_final = False
+        """It has gone: no stream is taken any more."""
+
+    # -- asked by the listener --------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Serve it, as a task."""
+        try:
+            self._host.start(self.run)
+        except RuntimeError:  # the listener has just been cancelled: its nursery takes no task any more
+            self.link.stream.close()
+            self._host.ended(self)
+
+    def leave(self) -> None:
+        """Take what is on its way, and nothing after it."""
+        if not self.is_leaving:
+            self.is_leaving = True
+            if self._tasks is not None:
+                self._say_leaving()
+
+    def cut_by(self, deadline: float) -> None:
+        """Be over by `deadline`; infinity takes it back."""
+        self._scope.deadline = deadline
+        for stream in self._streams.values():
+            stream.cut_by(deadline)
+
+    def stop(self) -> None:
+        """Its task is cancelled with the listener's others."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether one of its streams is a tunnel."""
+        return any(stream.is_long for stream in self._streams.values())
+
+    # -- the life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve the connection to its end."""
+        link = self.link
+        try:
+            with self._scope:
+                async with trio.open_nursery() as writing:
+                    link.wake()
+                    writing.start_soon(link.write_forever)
+                    async with trio.open_nursery() as self._tasks:
+                        if self.is_leaving:
+                            self._say_leaving()
+                        await self._read()
+                    await self._say_goodbye()
+                    writing.cancel_scope.cancel()
+        except Exception:  # a bug must cost one connection, not the worker
+            log.exception("connection failed: listener=%s peer=%s", self.plan.name, link.stream.peer)
+        finally:
+            self._tasks = None
+            link.write_last()
+            link.stream.close()
+            self._host.ended(self)
+
+    async def _read(self) -> None:
+        try:
+            while not self._is_done():
+                events: list[Event] | None = []
+                with trio.CancelScope(deadline=self._due()) as self._waiting:
+                    events = await self.link.receive()
+                if events is None:
+                    self.link.fail(client_gone())
+                elif not self._waiting.cancelled_caught:
+                    for event in events:
+                        self._on_event(event)
+                    self._note_head()
+                elif not self._is_done():
+                    self._on_time(trio.current_time())
+        except GateError as exc:
+            self.link.fail(exc)
+
+    async def _say_goodbye(self) -> None:
+        """Our last words are with the client before the socket is closed, if it reads them."""
+        link = self.link
+        if isinstance(link.lost, ClientError) and not link.machine.is_failed:
+            return
+        await link.wait_flushed(trio.current_time() + LAST_WORDS)
+        with contextlib.suppress(GateError), trio.move_on_after(LINGER):
+            link.stream.shut_write()
+            while await link.stream.receive_some(deadline=trio.current_time() + LINGER_PAUSE, late=Reason.IDLE_TIMEOUT):
+                pass
+
+    def _on_lost(self, exc: GateError) -> None:
+        """The connection is lost, and all its streams."""
+        for stream in list(self._streams.values()):
+            stream.reset(exc)
+        self._waiting.cancel()
+
+    def _pace(self) -> Pace:
+        return Pace(min_rate=self._timeouts.min_rate, grace=self._timeouts.stall)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def _is_done(self) -> bool:
+        """Nothing more is to come that matters."""
+        return self.link.lost is not None or (self._is_final and not self._streams)
+
+    def _due(self) -> float:
+        """When something has to be done that is not an answer to an event."""
+        due = math.inf
+        if self._is_done():
+            return -math.inf
+        if not self._streams:
+            due = self._quiet_since + (self._timeouts.idle if self._is_greeted else self._timeouts.head)
+        if not self._is_final and self.is_leaving:
+            due = min(due, self._final_at)
+        if not math.isnan(self._head_since):
+            due = min(due, self._head_since + self._timeouts.head)
+        return due
+
+    def _on_time(self, now: float) -> None:
+        """Whatever was due."""
+        if now >= self._head_since + self._timeouts.head:
+            self.link.machine.go_away(frames.ENHANCE_YOUR_CALM, "header block: its end did not come in time")
+            self._note(ClientError(Reason.HEAD_TIMEOUT, "a header block whose end did not come"))
+            self.link.fail(Refused(Reason.HEAD_TIMEOUT, "the connection ended for a header block without its end"))
+        else:  # idle for too long, or a PING that nobody answers
+            self._say_final()
+        self.link.wake()
+
+    def _note_head(self) -> None:
+        if not self.link.machine.is_within_head:
+            self._head_since = math.nan
+        elif math.isnan(self._head_since):
+            self._head_since = trio.current_time()
+
+    def _say_leaving(self) -> None:
+        machine = self.link.machine
+        self._final_at = trio.current_time() + FINAL_AFTER
+        machine.go_away(last=frames.LARGEST)
+        machine.ping(DRAIN_PING)
+        self.link.wake()
+        self._waiting.deadline = self._due()
+
+    def _say_final(self) -> None:
+        """GOAWAY: no stream after those that have begun."""
+        if not self._is_final:
+            self._is_final = True
+            self.link.machine.go_away()
+            self.link.wake()
+
+    # -- events -----------------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        match event:
+            case DataReceived():
+                self._on_data(event)
+            case HeadersReceived():
+                self._on_headers(event)
+            case StreamReset():
+                self._on_reset(event)
+            case WindowOpened():
+                self._on_window(event.stream)
+            case SettingsReceived():
+                self._is_greeted = True
+            case PingAcked() if event.payload == DRAIN_PING and self.is_leaving:
+                self._say_final()
+            case ConnectionFailed():
+                self._note(ClientError(Reason.BAD_REQUEST, event.text))
+                self.link.fail(self.link.reset_error(event))
+
+    def _on_data(self, event: DataReceived) -> None:
+        stream, machine = self._streams.get(event.stream), self.link.machine
+        if stream is None:
+            machine.release(event.stream)
+            return
+        machine.acknowledge(event.stream, event.flow - len(event.data))  # padding
+        stream.codec.hear_data(event.data, end=event.end)
+        stream.stream.heard()
+
+    def _on_headers(self, event: HeadersReceived) -> None:
+        assert self._tasks is not None
+        if event.trailers:
+            if (stream := self._streams.get(event.stream)) is not None:
+                stream.codec.hear_trailers(event.fields)
+                stream.stream.heard()
+            return
+        judged, fault = None, None
+        try:
+            judged = http2_request.judge(
+                event.fields,
+                end=event.end,
+                limits=self._limits,
+                secure=self.arrived.secure or self.is_trusted,
+                rng=self.plane.rng,
+            )
+        except ClientError as exc:
+            fault = exc
+        codec = ServerStream(judged, self.plane.lines, end=event.end, limit=self._limits.body)
+        stream = self._streams[event.stream] = StreamConnection(self, event.stream, codec)
+        self.link.streams[event.stream] = stream.stream
+        stream.cut_by(self._scope.deadline)
+        if fault is None:
+            self._tasks.start_soon(stream.run)
+        else:
+            self._tasks.start_soon(stream.refuse, event, fault)
+
+    def _on_reset(self, event: StreamReset) -> None:
+        stream = self._streams.get(event.stream)
+        if stream is not None:
+            stream.reset(self.link.reset_error(event))
+        elif event.by_us and event.code != frames.REFUSED_STREAM:
+            self._note(ClientError(Reason.BAD_REQUEST, event.text), event.stream)
+
+    def _on_window(self, number: int) -> None:
+        carriers = self.link.streams
+        for carrier in list(carriers.values()) if number == 0 else [carriers[number]] if number in carriers else []:
+            carrier.room_made()
+
+    def _note(self, exc: ClientError, number: int = 0) -> None:
+        """Write down what came and was no request."""
+        nobody = StreamConnection(self, number, ServerStream(None, self.plane.lines, end=True))
+        record = nobody.bad_request({})
+        account.blame(record, exc)
+        account.write(nobody, record)
+
+    # -- asked by its streams ---------------------------------------------------------------------------------------
+
+    def stream_over(self, stream: StreamConnection) -> None:
+        """A stream's task is done with it."""
+        self._streams.pop(stream.number, None)
+        self.link.streams.pop(stream.number, None)
+        if not self._streams:
+            self._quiet_since = trio.current_time()
+            self._waiting.deadline = self._due()
