@@ -144,7 +144,7 @@ class Asking(Ride):
             self.id = careful.id.encode()
             self.wire = careful.request(upstream.name) + body
         else:
-            self.id = id_ = b"%032x" % shared.random_bits(128)
+            self.id = id_ = next(shared.ids)
             if request.authority != self._authority:
                 self._authority = request.authority
                 self._forwarding = shared.forwarding(self.address, self.port, request.authority)
