@@ -182,7 +182,7 @@ async def serving(
         runtime=runtime,
         page=shared.pages[1],
         write=records.append,
-        write_line=lambda line: records.append(record_of(line)),
+        write_lines=lambda lines: records.extend(map(record_of, lines)),
         tell=lambda kind, level, text, facts: told.append((kind, level, text)),
         resolver=Resolver(),
         pipes=PipePool(),

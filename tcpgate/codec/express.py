@@ -262,7 +262,7 @@ class ExpressResponse:
 class ResponseHeads:
     """Reads response heads, and remembers what it has read."""
 
-    __slots__ = ("_fresh", "_heads", "_limits", "_line", "_status", "known")
+    __slots__ = ("_fresh", "_heads", "_limits", "_line", "_status", "last")
 
     def __init__(self, limits: Limits = RESPONSE_LIMITS, *, kept: int = MAX_HEADS) -> None:
         """`kept`: as for requests."""
@@ -274,15 +274,16 @@ class ResponseHeads:
             _status_line, _weight_of_status, entries=MAX_STATUS_LINES, weight=MAX_STATUS_LINES * MAX_STATUS_LINE
         )
         self._heads = Memo(self._read, _weight_of_head, entries=kept, weight=MAX_HEADS_WEIGHT)
-        self.known = self._heads.get
-        """As `RequestHeads.known`."""
+        self.last: ExpressResponse | None = None
+        """The last one read that others of the same head may follow."""
 
     def read(self, raw: bytes) -> ExpressResponse | None:
         """The response of a head that ends in an empty line; None: it is not plain, or is wrong."""
         try:
-            return self._heads[raw]
+            self.last = response = self._heads[raw]
         except Declined:
             return None
+        return response
 
     def _read(self, raw: bytes) -> ExpressResponse:
         if len(raw) > self._limits.head or not raw.endswith(_END):

@@ -119,6 +119,16 @@ class LineSink:
         else:
             self._append(line, size)
 
+    def extend(self, lines: Sequence[bytes]) -> None:
+        """Take several lines, each as `append` does."""
+        size = self._size + sum(map(len, lines))
+        if size < self._quiet:
+            self._size = size
+            self._lines += lines
+        else:
+            for line in lines:
+                self.append(line)
+
     def _append(self, line: bytes, size: int) -> None:
         """The long way: there may be no room, or somebody to wake."""
         if self._target is None:

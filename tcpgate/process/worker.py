@@ -261,7 +261,7 @@ class Worker:
             runtime=runtime,
             page=self.page,
             write=self.sink.append_record,
-            write_line=self.sink.append,
+            write_lines=self.sink.extend,
             lane=self.lane,
             tell=self._tell,
             resolver=Resolver(),

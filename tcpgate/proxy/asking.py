@@ -152,7 +152,7 @@ class Asking(Ride):
             self.id = careful.id.encode()
             self.wire = careful.request(upstream.name) + body
         else:
-            self.id = id_ = b"%032x" % shared.random_bits(128)
+            self.id = id_ = next(shared.ids)
             if request.authority != self._authority:
                 self._authority = request.authority
                 secure = self.arrived is not None and self.arrived.secure

@@ -284,7 +284,7 @@ class LaneFlow:
         if line is None:
             return False
         plane.count(plan.block, bytes_in, bytes_out)
-        plane.write_line(line)
+        plane.write_lines((line,))
         return True
 
     def _write(

@@ -74,11 +74,12 @@ class Ledger:
 
     def _close(self, ended: list[Ended]) -> None:
         plane, plan, endpoint, target = self._plane, self.plan, self.endpoint, self._target
-        page, write_line, stamp, render, bisect = plane.page, plane.write_line, plane.stamp(), plain.render, bisect_left
+        page, stamp, render, bisect = plane.page, plane.stamp(), plain.render, bisect_left
         statuses, totals = plan.block + ROUTE_STATUS, plan.block + ROUTE_TOTAL
         all_in = all_out = all_arrived = all_sent = 0
         seconds = now = 0.0
         waits: list[float] = []
+        lines: list[bytes] = []
         for facts in ended:
             (
                 rider, prepared, careful, id_, status, connecting, began, started, sent_at, answered_at, now,
@@ -93,7 +94,7 @@ class Ledger:
             if line is None or rider.tls_seconds or (careful is not None and (careful.view.auth or careful.view.limit)):
                 plane.write(self._record(facts))
             else:
-                write_line(line)
+                lines.append(line)
             page[statuses + status // 100] += 1
             page[totals + bisect(BOUNDS, total)] += 1
             seconds += total
@@ -105,6 +106,7 @@ class Ledger:
                 waits.append(wait)
             else:
                 endpoint.answered_badly(f"status {status}", now)
+        plane.write_lines(lines)
         count = len(ended)
         page[WORKER_LANE_EXCHANGES] += count
         plane.count(self._listener.block, all_in, all_out, count)

@@ -6,7 +6,7 @@ One object per worker, passed down as an argument. Everything on it is synchrono
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -67,8 +67,8 @@ class Plane:
     """What moves plain exchanges, and watches idle upstream connections."""
     workers: int = 1
     """How many workers share the listeners now."""
-    write_line: Callable[[bytes], None] = attrs.field(kw_only=True)
-    """The same for an access line that is rendered already."""
+    write_lines: Callable[[Sequence[bytes]], None] = attrs.field(kw_only=True)
+    """The same for access lines that are rendered already."""
     contexts: Contexts = attrs.field(factory=Contexts)
     """For TLS with endpoints."""
     answers: ResponseHeads = attrs.field(factory=ResponseHeads)

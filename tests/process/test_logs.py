@@ -122,6 +122,17 @@ async def test_lines_come_out_in_order_and_soon(bench: Bench, eventually: Eventu
     assert (bench.lost, bench.told) == (0, [])
 
 
+async def test_lines_taken_together_are_lines_taken_one_by_one(bench: Bench, eventually: Eventually) -> None:
+    lines = [line(n) for n in range(60)]
+    for start in range(0, 60, 7):
+        bench.sink.extend(lines[start : start + 7])
+    await eventually(lambda: bench.read() == lines)
+    bench.access("stdout", buffer=4096)
+    bench.sink.extend(lines)
+    assert 60 - bench.lost == max(n for n in range(60) if sum(map(len, lines[:n])) <= 4096)
+    await eventually(lambda: len(bench.read()) == 120 - bench.lost)
+
+
 async def test_a_full_batch_does_not_wait_for_the_clock(
     bench: Bench, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:

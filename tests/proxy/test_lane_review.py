@@ -9,7 +9,7 @@ import struct
 import time
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -163,10 +163,10 @@ async def test_a_bug_in_the_books_costs_the_connection_and_gives_no_second_answe
     text = config(await origin(nursery, counting), upstream='timeouts.first_byte = "300ms"')
     async with serving(tmp_path, text) as plane, client(plane) as stream:
 
-        def broken(_line: bytes) -> None:
+        def broken(_lines: Sequence[bytes]) -> None:
             raise ValueError("a disk that is full")
 
-        plane.plane.write_line = broken
+        plane.plane.write_lines = broken
         await stream.send_all(post(2) + b"hi")
         said = await rest(stream, within=5)
         await settled(plane)
