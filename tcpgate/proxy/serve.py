@@ -31,6 +31,7 @@ from tcpgate.proxy.arrival import Arrival, needs_arrival
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.express import HttpRider
 from tcpgate.proxy.flow import TcpConnection
+from tcpgate.proxy.http2 import Http2Connection
 from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.proxy.prepared import HttpListener
@@ -233,6 +234,8 @@ class ListenerServer:
 
     def _settled(self, sock: socket.SocketType, arrived: Arrived, http2: bool) -> Connection:
         """What a connection becomes that has arrived."""
+        if http2:
+            return Http2Connection(self, sock, arrived)
         if self._http is not None:
             return HttpRider(self, self._http, sock, arrived.sockaddr, arrived.port, arrived)
         return self._flow(sock, arrived.sockaddr, self._upstream_of(arrived), arrived)
