@@ -273,7 +273,7 @@ class Arrival(Arriving):
             self.watch(READ)
         except ssl.SSLWantWriteError:
             self.watch(WRITE)
-        except ssl.SSLEOFError:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self.left("closed during the handshake")
         except ssl.SSLError as exc:  # OpenSSL has sent the alert, or got one
             why = exc.reason or str(exc)
