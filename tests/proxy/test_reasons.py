@@ -16,6 +16,7 @@ from tcpgate.errors import REASONS, Reason
 from tcpgate.state.runtime import UpstreamRuntime
 from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
+from tests.proxy.arrivals import write_certificate
 from tests.proxy.scripted import busy, settled
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -495,6 +496,25 @@ async def play_upgrade_failed(stage: Stage) -> None:
     raw = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: upgrade\r\n\r\n"
     asking = GET.replace(b"\r\n\r\n", b"\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n")
     await said_to(stage, config(await stage.origin(answering(raw))), asking, Reason.UPGRADE_FAILED, 502)
+
+
+async def play_proxy_header(stage: Stage) -> None:
+    listener = 'trusted_proxies = ["127.0.0.1"]\nproxy_protocol = "require"'
+    async with serving(stage.folder, config(await stage.good(), listener=listener)) as plane:
+        assert await talk(plane.port(), GET) == b""
+        record = await plane.record()
+    assert (record.reason, record.status) == (Reason.PROXY_HEADER, 0)
+    stage.nursery.cancel_scope.cancel()
+
+
+async def play_tls_refused(stage: Stage) -> None:
+    pair = write_certificate(stage.folder, "site", "a.example")
+    text = config(await stage.good(), listener=f"[listeners.web.tls]\ncertificates = [{pair}]")
+    async with serving(stage.folder, text) as plane:
+        assert await talk(plane.port(), GET) == b""
+        record = await plane.record()
+    assert (record.reason, record.status) == (Reason.TLS_REFUSED, 0)
+    stage.nursery.cancel_scope.cancel()
 
 
 PLAYS: dict[Reason, Callable[..., Awaitable[None]]] = {
