@@ -359,6 +359,8 @@ def lost(side: Side, exc: OSError, doing: str) -> GateError:
     detail = f"{errno.errorcode.get(exc.errno or 0, 'error')} while {doing}"
     if side is Side.CLIENT:
         return ClientError(Reason.CLIENT_ABORT, detail)
+    if exc.errno == errno.EPROTO:  # TLS; with 1.3 our certificate is judged after the handshake
+        return UpstreamError(Reason.TLS_HANDSHAKE, f"{exc.strerror} while {doing}", retry=Retry.SAFE)
     return UpstreamError(Reason.UPSTREAM_CLOSED, detail, retry=Retry.SAFE)
 
 
