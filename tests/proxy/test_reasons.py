@@ -18,6 +18,7 @@ from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
 from tests.proxy.arrivals import write_certificate
 from tests.proxy.scripted import busy, settled
+from tests.proxy.sockets import TEXT, frame, hand_over, raw
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\n"
@@ -339,6 +340,28 @@ async def play_idle_timeout(stage: Stage) -> None:
             assert await stream.receive_some(1) == b""
         record = await plane.record()
     assert (record.reason, record.proto) == (Reason.IDLE_TIMEOUT, "tcp")
+    stage.nursery.cancel_scope.cancel()
+
+
+async def play_bad_frame(stage: Stage) -> None:
+    await websocket(stage, frame(3, b"no such opcode", masked=True), Reason.BAD_FRAME)
+
+
+async def play_message_too_large(stage: Stage) -> None:
+    await websocket(stage, frame(TEXT, b"x" * 101, masked=True), Reason.MESSAGE_TOO_LARGE)
+
+
+async def websocket(stage: Stage, said: bytes, reason: Reason) -> None:
+    """What the client says after the 101 ends it, for this reason."""
+    port, accepted = await hand_over(stage.nursery)
+    text = config(port, route='websocket.max_message = "100B"')
+    async with serving(stage.folder, text) as plane, raw(plane, accepted) as both:
+        await both.client.send_all(said)
+        await both.client.receive_some(100)
+        await both.client.aclose()
+        await both.server.aclose()
+        record = await plane.record()
+    assert (record.status, record.reason) == (101, reason)
     stage.nursery.cancel_scope.cancel()
 
 
