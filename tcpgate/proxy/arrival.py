@@ -164,7 +164,9 @@ class Arrival(Arriving):
         """Its time is over."""
         spec = self.spec
         key, span = "timeouts.handshake", f"{spec.timeouts.handshake:g}s"
-        if self.state == LEAVING or (self.is_leaving and not self.has_spoken and self.state != SHAKING):
+        if self.state != LEAVING and self.has_spoken and self.lane.clock() < self.whole_time:
+            self.deadline = self.whole_time  # it spoke in the moment that a drain had left it
+        elif self.state == LEAVING or (self.is_leaving and not self.has_spoken):
             self.gone()
         elif self.state == PREFACE:
             self._closed()

@@ -490,3 +490,49 @@ async def test_curl_over_tls(tmp_path: Path, nursery: trio.Nursery) -> None:
     assert done.stdout.count(b"X-Forwarded-Proto: https") == 2
     assert json.loads(done.stdout.splitlines()[-1]) == {"version": "1.1", "verified": "0"}
     assert plane.counts("listener", "web")["handshakes"] == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("listener", ["", "http2 = true"])
+async def test_curl_chooses_http2(listener: str, tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with https(tmp_path, nursery, listener=listener) as plane:
+        port = plane.port()
+        done = await trio.run_process(
+            [
+                *("curl", "-sS", "--http2", "--cacert", "ca.pem", "--resolve", f"a.example:{port}:127.0.0.1"),
+                *("-w", "\\n%{http_version}", f"https://a.example:{port}/one"),
+            ],
+            capture_stdout=True,
+            cwd=tmp_path,
+        )
+        record = await plane.record()
+    assert b"X-Forwarded-Proto: https" in done.stdout
+    assert done.stdout.endswith(b"\n2")
+    assert (record.tls[:7], record.status) == ("TLSv1.3", 200)
+
+
+async def test_where_there_is_no_room_a_tls_client_is_only_closed(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with https(tmp_path, nursery, listener="max_connections = 1") as plane, connected(plane):
+        async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as raw:
+            assert await raw.receive_some() == b""
+        record = await plane.record()
+    assert (record.reason, record.status) == (Reason.CONNECTION_LIMIT, 0)
+
+
+async def test_a_client_that_is_slow_in_a_drain_has_its_whole_time(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with https(tmp_path, nursery) as plane, await trio.open_tcp_stream("127.0.0.1", plane.port()) as raw:
+        came, out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context().wrap_bio(came, out, server_hostname="a.example")
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        while not plane.counts("listener", "web")["connections"]:
+            await trio.sleep(0.002)
+        plane.servers["web"].retire(20)
+        await trio.sleep(0.1)
+        hello = out.read()
+        await raw.send_all(hello[:50])
+        await trio.sleep(1.5)  # longer than the moment for one that says nothing
+        await raw.send_all(hello[50:])
+        came.write(await raw.receive_some(65536))
+        tls.do_handshake()
+    assert tls.version() == "TLSv1.3"
