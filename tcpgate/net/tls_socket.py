@@ -169,6 +169,10 @@ class TlsSocket(ssl.SSLSocket):
             self._late = exc
         elif not isinstance(exc, ssl.SSLEOFError):
             self._late = _broken(exc)
+        elif (
+            getattr(exc, "reason", None) is None
+        ):  # the kernel's word, which the ssl module of 3.11 forgets; an end has a reason
+            self._late = ConnectionResetError(errno.ECONNRESET, "the connection was reset")
         elif self.strict_end:
             self._late = ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")
         else:
