@@ -19,6 +19,7 @@ from tests.plane import serving
 from tests.proxy.arrivals import write_certificate
 from tests.proxy.scripted import busy, settled
 from tests.proxy.sockets import TEXT, frame, hand_over, raw
+from tests.tls_origin import ca_pem, tls_origin
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\n"
@@ -538,6 +539,22 @@ async def play_tls_refused(stage: Stage) -> None:
         record = await plane.record()
     assert (record.reason, record.status) == (Reason.TLS_REFUSED, 0)
     stage.nursery.cancel_scope.cancel()
+
+
+async def play_tls_handshake(stage: Stage) -> None:
+    async def no_tls(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    text = config(await stage.origin(no_tls), upstream="tls.verify = false")
+    await said_to(stage, text, GET, Reason.TLS_HANDSHAKE, 502)
+
+
+async def play_tls_certificate(stage: Stage) -> None:
+    async with tls_origin() as origin:
+        text = config(origin.port, upstream='tls = { name = "another.internal", ca = "ca.pem" }')
+        (stage.folder / "ca.pem").write_text(ca_pem())
+        await said_to(stage, text, GET, Reason.TLS_CERTIFICATE, 502)
 
 
 PLAYS: dict[Reason, Callable[..., Awaitable[None]]] = {
