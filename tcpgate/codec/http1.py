@@ -92,6 +92,8 @@ class _Codec:
             raise Bug("switched() on a connection that is no tunnel")
         leftover = bytes(self._inbox.buffer)
         self._inbox.buffer.clear()
+        self._body = None
+        vars(self).pop("_machine", None)  # nothing is said by HTTP's rules any more, and a tunnel may last for days
         return leftover
 
     def _start_body(self, body: Body) -> None:

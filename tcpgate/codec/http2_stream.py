@@ -140,7 +140,8 @@ class ServerStream:
         if self._taken:
             data, self._taken = self._taken, b""
             return Data(data)
-        if self._over or self.inflow.size or not self.inflow.ended:
+        # What follows a CONNECT is in the tunnel, if it comes to one; the request itself has no content.
+        if self._over or (self._key is None and (self.inflow.size or not self.inflow.ended)):
             return NEED_DATA
         self._over = True
         return EndOfBody(self._trailers)

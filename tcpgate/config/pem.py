@@ -9,7 +9,9 @@ Does I/O by reading only, and never blocks on what is not a regular file.
 
 from __future__ import annotations
 
+import grp
 import hashlib
+import pwd
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,11 +21,12 @@ import attrs
 
 from tcpgate.config import certificate as x509
 from tcpgate.config import schema
+from tcpgate.config.check_tls import check_ends
 from tcpgate.config.report import KeyPath, Report, dotted, printable
 from tcpgate.config.schema_tls import Certificate, ListenerTls, TlsRules, UpstreamTls
 from tcpgate.config.source import MAX_SIZE, Sources, read_bytes
 from tcpgate.config.validators import Secret
-from tcpgate.errors import ConfigError
+from tcpgate.errors import ConfigError, Problem
 
 MAX_PAIR = 1 << 20
 """Bytes in a file with a certificate or a key; a long chain has 10 KiB."""
@@ -52,6 +55,8 @@ class Reread:
 
     config: schema.Config
     kept: tuple[Kept, ...]
+    warnings: tuple[Problem, ...] = ()
+    """All that is odd about the files as they are now."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,6 +91,18 @@ class Files:
                 upstreams[name] = attrs.evolve(upstream, tls=outward)
         config = attrs.evolve(self.bare, listeners=listeners, upstreams=upstreams)
         return Reread(config=config, kept=tuple(reading.kept))
+
+    def read_again(self, old: schema.Config, now: float) -> Reread:
+        """As `read`, of a config that serves: nothing raises. `now` is Unix time."""
+        report = Report(self.sources.where)
+        again = self.read(report, old)
+        check_ends(again.config, now, report)
+        return attrs.evolve(again, warnings=tuple(report.warnings))
+
+    def without(self, warnings: Iterable[Problem]) -> list[Problem]:
+        """Those warnings that are not about the content of a file."""
+        named = {dotted(at) for at, _ in self._named()}
+        return [warning for warning in warnings if warning.path not in named]
 
     def _path(self, at: KeyPath, name: str) -> Path | None:
         if name.startswith(CREDENTIAL):
@@ -224,12 +241,13 @@ class _Reading:
             self.fault(at, str(exc))
 
     def fault(self, at: KeyPath, text: str) -> None:
-        text = f"{self._shown[at]} {text}" if at in self._shown else text
+        # A name inside a certificate may be any text at all.
+        text = printable(f"{self._shown[at]} {text}" if at in self._shown else text)
         self.report.error(at, text)
         self._faults.append(text)
 
     def warn(self, at: KeyPath, text: str) -> None:
-        self.report.warn(at, f"{self._shown[at]} {text}")
+        self.report.warn(at, printable(f"{self._shown[at]} {text}"))
 
     def failed(self, at: KeyPath, names: Iterable[str | None], texts: Iterable[str | None]) -> bool:
         """Whether anything was wrong with these files; if so they are noted as kept."""
@@ -270,8 +288,9 @@ def _denied(path: Path, user: str) -> str:
     """Whom the file is for, and the cure."""
     who = f"user {user}" if user else "this user"
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        owned = f"; it is {path.owner()}:{path.group()} {mode:04o}"
+        found = path.stat()
+        owner, group = pwd.getpwuid(found.st_uid).pw_name, grp.getgrgid(found.st_gid).gr_name
+        owned = f"; it is {owner}:{group} {stat.S_IMODE(found.st_mode):04o}"
     except (OSError, KeyError):  # the folder is closed as well; an owner without a name
         owned = ""
     return f" for {who}{owned}; give it the right, or pass the file by systemd's LoadCredential="

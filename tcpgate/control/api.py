@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
@@ -25,6 +26,7 @@ import trio
 from tcpgate.config import schema
 from tcpgate.config.export import dump
 from tcpgate.config.report import nearest, quoted
+from tcpgate.control.certificates import documents
 from tcpgate.control.health import EndpointReport, HealthBoard
 from tcpgate.control.reload import Reloader, ReloadResult
 from tcpgate.policy.health import Word
@@ -309,7 +311,8 @@ def table_of(config: schema.Config) -> RouteTable:
 
 
 def _listener(api: Api, name: str, spec: schema.Listener) -> Json:
-    return {"name": name, "bind": list(spec.bind), "protocol": spec.protocol, **api.counts("listener", name)}
+    tls = {} if spec.tls is None else {"certificates": documents(spec.tls, time.time())}
+    return {"name": name, "bind": list(spec.bind), "protocol": spec.protocol, **tls, **api.counts("listener", name)}
 
 
 def _endpoint(api: Api, report: EndpointReport) -> Json:

@@ -27,6 +27,7 @@ import trio
 from tcpgate.config import schema
 from tcpgate.config.diff import diff
 from tcpgate.config.load import Loaded
+from tcpgate.config.pem import Kept
 from tcpgate.errors import ConfigError, Problem
 
 COMMIT_WITHIN = 60.0
@@ -139,6 +140,8 @@ class Reloader:
         self._number = 0
         self._first: schema.Config | None = None
         """What the process was started with."""
+        self.loaded: Loaded | None = None
+        """Where the config that serves came from."""
         self.config: schema.Config | None = None
         self.warnings: tuple[str, ...] = ()
         self.generation = 0
@@ -161,6 +164,31 @@ class Reloader:
                     self._next = None
                 run.result = self._told(await self._guarded(self._load_and_attempt))
         return run.result
+
+    async def renew(self, now: float) -> tuple[ReloadResult | None, tuple[Kept, ...]]:
+        """Read the certificates of the config that serves once more, and nothing else of it, and make them serve.
+
+        The result, None if there was nothing to do; and the files that cannot be used. `now` is Unix time. Raises and
+        is cancelled as `reload` is.
+        """
+        async with self._lock:
+            loaded, old = self.loaded, self.config
+            if loaded is None or loaded.files is None or old is None:
+                return None, ()
+            files, kept = loaded.files, list[Kept]()
+
+            async def attempt() -> ReloadResult:
+                again = await trio.to_thread.run_sync(files.read_again, old, now, abandon_on_cancel=True)
+                kept.extend(again.kept)
+                warnings = [*files.without(loaded.warnings), *again.warnings]
+                return await self._attempt(attrs.evolve(loaded, config=again.config, warnings=warnings))
+
+            result = await self._guarded(attempt)
+            if not result.ok:
+                self._told(result)
+            elif result.changed:
+                self._noted(result)
+        return result, tuple(kept)
 
     async def start(self, loaded: Loaded) -> ReloadResult:
         """The first generation, from a config that is already loaded."""
@@ -218,7 +246,7 @@ class Reloader:
         warnings = tuple(str(warning) for warning in loaded.warnings)
         changes = diff(self.config, loaded.config) if self.config is not None else None
         if changes is not None and changes.empty:
-            self.warnings = warnings
+            self.loaded, self.warnings = loaded, warnings
             return self._done(ReloadResult(ok=True, changed=False, generation=self.generation, warnings=warnings))
         fresh: dict[str, socket.socket] = {}
         settled = False
@@ -232,7 +260,7 @@ class Reloader:
                 for text, sock in fresh.items():
                     self._binder.release(text, sock)
         self._settle(loaded.config, fresh)
-        self.warnings = warnings
+        self.loaded, self.warnings = loaded, warnings
         return self._done(
             ReloadResult(
                 ok=True,
@@ -323,14 +351,19 @@ class Reloader:
 
     def _told(self, result: ReloadResult) -> ReloadResult:
         """Remember it, and tell it as an event."""
-        self.last = result
-        word = "failed" if not result.ok else "ok" if result.changed else "noop"
-        self.counts[word] += 1
+        word = self._noted(result)
         facts: dict[str, str | int | float] = {"generation": result.generation, "seconds": round(result.seconds, 3)}
         facts |= {"problems": "\n".join(result.problems)} if result.problems else {}
         facts |= {"changes": "\n".join(result.changes)} if result.changes else {}
         self._tell(f"reload_{word}", "info" if result.ok else "error", result.summary, facts)
         return result
+
+    def _noted(self, result: ReloadResult) -> str:
+        """Remember it; what came of it, in a word."""
+        self.last = result
+        word = "failed" if not result.ok else "ok" if result.changed else "noop"
+        self.counts[word] += 1
+        return word
 
 
 @attrs.define

@@ -22,7 +22,7 @@ from tcpgate.codec.http2 import frames
 from tcpgate.codec.http2_stream import Block, End, Inflow, LastBlock
 from tcpgate.errors import ClientError, GateError, Reason, Retry, Side, UpstreamError
 from tcpgate.net.http2_link import Http2Link
-from tcpgate.net.stream import READ_SIZE, Pacing, timed_out
+from tcpgate.net.stream import READ_SIZE, Pacing, Stream, timed_out
 from tcpgate.net.unsent import Buffer
 
 HEAD_SIZE = 9
@@ -50,6 +50,11 @@ class StreamCarrier:
         self._news_of_head = False
         self._has_room = trio.Event()
         self._is_lost = trio.Event()
+
+    @property
+    def under(self) -> Stream:
+        """The connection that carries it: for its addresses."""
+        return self._link.stream
 
     # -- what the connection's reader tells -------------------------------------------------------------------------
 

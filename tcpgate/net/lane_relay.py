@@ -28,11 +28,12 @@ from contextlib import suppress
 from typing import Protocol
 
 from tcpgate.errors import Reason, Side
-from tcpgate.net.ending import reset
+from tcpgate.net.ending import reset, still_unsent
 from tcpgate.net.lane import NOTHING, READ, WRITE, Lane, Rider
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
 from tcpgate.net.relay import BULKY_AFTER, BULKY_READ, GOODBYE, MEAGRE, which_time
-from tcpgate.net.stream import READ_SIZE, unsent
+from tcpgate.net.stream import READ_SIZE
+from tcpgate.net.tls_socket import TlsSocket, says_goodbye
 
 _ENDED = select.EPOLLRDHUP
 """Told with READ: the end of stream is here, right behind what there is to read."""
@@ -71,6 +72,7 @@ class LaneRelay:
         self.client = _End(self, client, Side.CLIENT)
         self.endpoint = _End(self, endpoint, Side.UPSTREAM)
         self.client.other, self.endpoint.other = self.endpoint, self.client
+        self.client.splices = self.endpoint.splices = not any(isinstance(s, TlsSocket) for s in (client, endpoint))
         self.first_eof: Side | None = None
         self.last = lane.clock()
         """When bytes last moved."""
@@ -113,6 +115,9 @@ class LaneRelay:
 
     def ended(self, end: _End) -> None:
         """`end` has sent its end of stream, and all before it was handed on."""
+        if not says_goodbye(end.other.sock):
+            end.hold(b"", ends=True)
+            return
         if self.first_eof is not None:
             self._finish(None, self.first_eof)
             return
@@ -153,7 +158,7 @@ class LaneRelay:
         """End it, unless the side that is left still has to take what the broken one had said, and has time for it."""
         assert self._verdict is not None
         broken = self.client if self._verdict[1] is Side.CLIENT else self.endpoint
-        if now >= self._goodbye or not (broken.holds or broken.other.unsent()):
+        if now >= self._goodbye or not (broken.holds or still_unsent(broken.other.sock)):
             self._finish(*self._verdict)
 
     # -- the end ----------------------------------------------------------------------------------------------------
@@ -176,8 +181,8 @@ class _End:
     """One of the two sockets, and the way of the bytes that come from it to the other one."""
 
     __slots__ = (
-        "_held", "_pipe", "_recv", "_relay", "_send", "_splices", "_streak", "events", "fd", "moved", "other", "side",
-        "sock",
+        "_held", "_pipe", "_recv", "_relay", "_send", "_streak", "events", "fd", "moved", "other", "side",
+        "sock", "splices",
     )  # fmt: skip
 
     other: _End
@@ -195,7 +200,7 @@ class _End:
         self._send = sock.send
         self._streak = 0
         """Bytes in bulky reads since the last smaller one."""
-        self._splices = True
+        self.splices = True
         self._held: memoryview | None = None
         """Bytes from here that the other side has no room for."""
         self._pipe: Pipe | None = None
@@ -269,7 +274,7 @@ class _End:
         elif more:
             self._copy()
         if size >= BULKY_READ:
-            self._streak += size if self._splices else 0
+            self._streak += size if self.splices else 0
         elif self._streak:
             self._streak = 0
 
@@ -342,9 +347,10 @@ class _End:
         if not pipe.held:
             self._give_back()
 
-    def hold(self, data: bytes) -> None:
-        """`data`, if any, came from here before the relay began: nothing is read before it has gone."""
-        if data:
+    def hold(self, data: bytes, *, ends: bool = False) -> None:
+        """`data`, if any, came from here before the relay began: nothing is read before it has gone. `ends`: the end
+        did, and the other side has no room for the news; it is read again once there is some."""
+        if data or ends:
             self._held = memoryview(data)
             self._hold()
 
@@ -363,12 +369,6 @@ class _End:
                 self._held = self._held[sent:] if sent < len(data) else None
 
     # -- the end ----------------------------------------------------------------------------------------------------
-
-    def unsent(self) -> int:
-        """Bytes in the kernel's send buffer that the peer has not acknowledged (SIOCOUTQ)."""
-        with suppress(OSError):
-            return unsent(self.sock)
-        return 0
 
     def drop_held(self) -> None:
         """Nobody is left who wants the bytes that came from here."""
@@ -396,5 +396,5 @@ class _End:
 
     def _copy_only(self) -> None:
         """This pair of sockets cannot splice."""
-        self._splices = False
+        self.splices = False
         self._streak = 0

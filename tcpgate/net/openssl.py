@@ -28,6 +28,7 @@ _SET_CACHE_MODE = 44
 _SET_GROUPS = 92
 _MODE = 33
 _UPDATE_BOTH = 1
+_WANT_WRITE = 3
 _CACHE_NOTHING = 0x0002 | 0x0300  # SSL_SESS_CACHE_SERVER | SSL_SESS_CACHE_NO_INTERNAL
 _RELEASE_BUFFERS = 0x10
 _HEAD: Final = object.__basicsize__
@@ -42,18 +43,20 @@ class LibSsl:
 
     _lib: ctypes.CDLL
 
-    def shut(self, connection: object) -> int:
-        """Send close_notify once, and read nothing. `connection`: what an SSLSocket has as its `_sslobj`.
+    def shut(self, connection: object) -> bool:
+        """Send close_notify, and read nothing. `connection`: what an SSLSocket has as its `_sslobj`.
 
-        1 or 0: it has gone; -1: it has not, for want of room or for another reason.
+        False: there is no room for it yet, so this is to be called again, and not after it was True.
 
         The ssl module's own `shutdown` goes on to read what the peer says; data that is still on its way from there
         would be thrown away, and the connection with it.
         """
-        done: int = self._lib.SSL_shutdown(_word(connection, _HEAD + _WORD))
-        if done < 0:
-            self._lib.ERR_clear_error()
-        return done
+        found = _word(connection, _HEAD + _WORD)
+        self._lib.ERR_clear_error()  # an older error would be taken for this one's
+        done = self._lib.SSL_shutdown(found)
+        waits: bool = done < 0 and self._lib.SSL_get_error(found, done) == _WANT_WRITE
+        self._lib.ERR_clear_error()
+        return not waits
 
     def update_key(self, connection: object) -> bool:
         """Change the keys of a TLS 1.3 connection, with its next record, and ask the peer for the same. Whether it
@@ -111,6 +114,7 @@ def open_library() -> LibSsl | None:
         lib = ctypes.PyDLL(_ssl.__file__)  # holds the GIL: none of these calls waits
         for name, result, arguments in (
             ("SSL_shutdown", ctypes.c_int, (ctypes.c_void_p,)),
+            ("SSL_get_error", ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
             ("SSL_key_update", ctypes.c_int, (ctypes.c_void_p, ctypes.c_int)),
             ("SSL_get_SSL_CTX", ctypes.c_void_p, (ctypes.c_void_p,)),
             ("SSL_CTX_ctrl", ctypes.c_long, (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)),

@@ -32,6 +32,7 @@ from tcpgate.errors import GateError, Reason, Side
 from tcpgate.net.carrier import Carrier
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe, PipePool
 from tcpgate.net.stream import READ_SIZE, Stream
+from tcpgate.net.tls_socket import says_goodbye
 
 BULKY_READ = 16 << 10
 """A read of at least this many bytes counts towards bulk: a flow on a busy gigabit link reads 20 to 60 KB at a
@@ -154,6 +155,8 @@ class _Relay:
         try:
             can_splice = source.plain and sink.plain
             await _Half(self.flow, self.pipes, source, sink, can_splice).pump(first)
+            while isinstance(sink, Stream) and not says_goodbye(sink.sock):
+                await sink.wait_writable()
             sink.shut_write()
         except GateError as exc:
             self.end(exc.reason, exc.side, exc.detail)

@@ -39,6 +39,7 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writab
 
 from tcpgate.errors import REASONS, Bug, ClientError, GateError, Reason, Refused, Retry, Side, UpstreamError
 from tcpgate.net.address import describe
+from tcpgate.net.tls_socket import TlsSocket
 from tcpgate.net.unsent import Buffer as Buffer  # what `send_all` takes, for its callers
 from tcpgate.net.unsent import Unsent
 
@@ -98,7 +99,7 @@ class Stream:
     @property
     def plain(self) -> bool:
         """Whether the socket's bytes are exactly the stream's, so that splice(2) may move them."""
-        return True
+        return not isinstance(self.sock, TlsSocket)
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -358,6 +359,8 @@ def lost(side: Side, exc: OSError, doing: str) -> GateError:
     detail = f"{errno.errorcode.get(exc.errno or 0, 'error')} while {doing}"
     if side is Side.CLIENT:
         return ClientError(Reason.CLIENT_ABORT, detail)
+    if exc.errno == errno.EPROTO:  # TLS; with 1.3 our certificate is judged after the handshake
+        return UpstreamError(Reason.TLS_HANDSHAKE, f"{exc.strerror} while {doing}", retry=Retry.SAFE)
     return UpstreamError(Reason.UPSTREAM_CLOSED, detail, retry=Retry.SAFE)
 
 

@@ -46,6 +46,11 @@ _IGNORE_CUTS = 0x80
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
+def says_goodbye(sock: socket.SocketType) -> bool:
+    """Let `sock` say that its stream ends here, if it has words for that. False: there is no room for them yet."""
+    return not isinstance(sock, TlsSocket) or sock.say_goodbye()
+
+
 class _Connection(Protocol):
     """The ssl module's inner object, as far as it is used here."""
 
@@ -114,6 +119,8 @@ class TlsSocket(ssl.SSLSocket):
             raise _not_now() from None
         except OSError as exc:
             return self._end(exc)
+        if not data:
+            return self._over()
         if len(data) < TAKE_MORE or bufsize - len(data) < RECORD:
             return data
         return self._recv_more(tls, data, bufsize)
@@ -128,11 +135,10 @@ class TlsSocket(ssl.SSLSocket):
                 break
             except OSError as exc:
                 with suppress(OSError):
-                    data = self._end(exc)
-            if self._late or not data:
-                self._ended = self._late is None
-                with suppress(OSError):  # the descriptor must say that there is news: an end
-                    super(ssl.SSLSocket, self).shutdown(socket.SHUT_RD)
+                    self._end(exc)
+                break
+            if not data:
+                self._over()
                 break
             pieces.append(data)
             size += len(data)
@@ -158,18 +164,33 @@ class TlsSocket(ssl.SSLSocket):
     def _end(self, exc: OSError) -> bytes:
         """b"" if `exc` means the end of the stream; raises what it means otherwise, now and for good."""
         if isinstance(exc, ssl.SSLZeroReturnError):  # close_notify, after ours
-            self._ended = True
-        elif not isinstance(exc, ssl.SSLError):
+            return self._over()
+        if not isinstance(exc, ssl.SSLError):
             self._late = exc
         elif not isinstance(exc, ssl.SSLEOFError):
             self._late = _broken(exc)
+        elif (
+            getattr(exc, "reason", None) is None
+        ):  # the kernel's word, which the ssl module of 3.11 forgets; an end has a reason
+            self._late = ConnectionResetError(errno.ECONNRESET, "the connection was reset")
         elif self.strict_end:
             self._late = ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")
         else:
-            self._ended = True
-        if self._late is not None:
-            raise self._late from exc
+            return self._over()
+        self._stay_readable()
+        raise self._late from exc
+
+    def _over(self) -> bytes:
+        """The stream's good end: b"", now and for good."""
+        self._ended = True
+        self._stay_readable()
         return b""
+
+    def _stay_readable(self) -> None:
+        """Have the descriptor say what a plain one says of itself: that there is news, an end, however often one
+        asks. Of close_notify the kernel knows nothing."""
+        with suppress(OSError):
+            super(ssl.SSLSocket, self).shutdown(socket.SHUT_RD)
 
     def recv_into(self, buffer: bytearray | memoryview, nbytes: int | None = None, flags: int = 0, /) -> int:  # type: ignore[override]
         """As `recv`."""
@@ -255,7 +276,7 @@ class TlsSocket(ssl.SSLSocket):
         if self._begun:  # OpenSSL sends nothing else before that piece
             return False
         if LIBSSL is not None:
-            self._said_goodbye = LIBSSL.shut(tls) >= 0
+            self._said_goodbye = LIBSSL.shut(tls)
             return self._said_goodbye
         return self._say_goodbye_without(tls)
 

@@ -164,7 +164,9 @@ class Arrival(Arriving):
         """Its time is over."""
         spec = self.spec
         key, span = "timeouts.handshake", f"{spec.timeouts.handshake:g}s"
-        if self.state == LEAVING or (self.is_leaving and not self.has_spoken and self.state != SHAKING):
+        if self.state != LEAVING and self.has_spoken and self.lane.clock() < self.whole_time:
+            self.deadline = self.whole_time  # it spoke in the moment that a drain had left it
+        elif self.state == LEAVING or (self.is_leaving and not self.has_spoken):
             self.gone()
         elif self.state == PREFACE:
             self._closed()
@@ -273,7 +275,7 @@ class Arrival(Arriving):
             self.watch(READ)
         except ssl.SSLWantWriteError:
             self.watch(WRITE)
-        except ssl.SSLEOFError:
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self.left("closed during the handshake")
         except ssl.SSLError as exc:  # OpenSSL has sent the alert, or got one
             why = exc.reason or str(exc)

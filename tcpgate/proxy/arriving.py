@@ -48,7 +48,7 @@ class Arriving(ABC):
 
     __slots__ = (
         "arrived", "began", "cut_at", "deadline", "events", "fd", "held", "host", "is_leaving", "lane", "low", "plan",
-        "seen", "sock", "spec", "state", "tls",
+        "seen", "sock", "spec", "state", "tls", "whole_time",
     )  # fmt: skip
 
     is_long = False
@@ -73,7 +73,7 @@ class Arriving(ABC):
         """Of a PROXY header, taken from the kernel."""
         self.tls: TlsSocket | None = None
         self.began = self.lane.clock()
-        self.deadline = self.began + self.spec.timeouts.handshake
+        self.whole_time = self.deadline = self.began + self.spec.timeouts.handshake
         self.cut_at = math.inf
         self.is_leaving = False
 
@@ -86,7 +86,7 @@ class Arriving(ABC):
     def leave(self) -> None:
         """A client that has said nothing yet has a moment; one that has, its whole time."""
         self.is_leaving = True
-        if not self.has_spoken and self.state != SHAKING:
+        if not self.has_spoken:
             self.deadline = min(self.deadline, self.lane.clock() + FRESH_GRACE)
 
     def cut_by(self, deadline: float) -> None:
@@ -103,7 +103,7 @@ class Arriving(ABC):
     @property
     def has_spoken(self) -> bool:
         """Some byte of the client's has come."""
-        return self.seen > 0 or bool(self.held)
+        return self.seen > 0 or bool(self.held) or self.state == SHAKING
 
     # -- what the lane calls ----------------------------------------------------------------------------------------
 

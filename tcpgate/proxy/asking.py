@@ -18,7 +18,7 @@ from tcpgate.errors import GateError, UpstreamError
 from tcpgate.net.address import SocketAddress, Target
 from tcpgate.net.connect import Connecting
 from tcpgate.net.lane import SWEEP_EVERY
-from tcpgate.proxy import pool
+from tcpgate.proxy import heads, pool
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.careful import Careful, Peer
@@ -157,6 +157,9 @@ class Asking(Ride):
                 self._authority = request.authority
                 secure = self.arrived is not None and self.arrived.secure
                 self._forwarding = shared.forwarding(self.address, self.port, request.authority, secure)
+                if secure and heads.tells_client(self.plan):
+                    certificate = heads.certificate_fields(self.plan, self.arrived)
+                    self._forwarding = b"".join([b"%b: %b\r\n" % pair for pair in certificate]) + self._forwarding
             self.wire = b"".join((prepared.start, self._forwarding, id_, prepared.end, body))
         endpoint.begin()
         self.sent = 0

@@ -236,7 +236,7 @@ class Attempt:
                 out = []
         if end := codec.end(self.body.trailers):
             out.append(end)
-        if out and self._begun is not None:
+        if out and self._begun is not None and self._begun.sent:
             out = [b"".join(out)[self._begun.sent :]]  # the body is here, so this is all of the request
         if any(out):
             await self._write(up, out)

@@ -93,7 +93,7 @@ class TcpConnection:
             pipes=self.plane.pipes,
             record=self._record,
             flows=set(),
-            greet=partial(flow_greeting, contexts=self.plane.contexts, client=self.stream.sock),
+            greet=partial(flow_greeting, contexts=self.plane.contexts, client=self.stream.sock, arrived=self.arrived),
         )
         try:
             with self._scope:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from tcpgate.codec.proxy_header import End, render
 from tcpgate.net.address import SocketAddress
 from tcpgate.net.greeting import Greeting, TlsGreeting
+from tcpgate.net.http2_stream import StreamCarrier
 from tcpgate.net.stream import Stream
 from tcpgate.net.tls_client import Contexts, Session
 from tcpgate.proxy.arrived import Arrived
@@ -57,16 +58,18 @@ def _remember(endpoint: EndpointRuntime, reach: Reach, session: Session) -> None
         endpoint.session = session
 
 
-def header_for(client: Downstream, reach: Reach, arrived: Arrived | None = None) -> bytes | None:
+def header_for(client: Downstream, reach: Reach) -> bytes | None:
     """The PROXY header of a connection for requests of `client`."""
     if reach.is_shared:
         return None
-    sock = client.stream.sock if isinstance(client.stream, Stream) else None
-    return header_of(reach, sock, arrived)
+    carrier = client.stream
+    if isinstance(carrier, StreamCarrier):
+        carrier = carrier.under
+    return header_of(reach, carrier.sock if isinstance(carrier, Stream) else None, client.arrived)
 
 
 def flow_greeting(
-    endpoint: EndpointRuntime, contexts: Contexts, client: socket.SocketType, arrived: Arrived | None = None
+    endpoint: EndpointRuntime, contexts: Contexts, client: socket.SocketType, arrived: Arrived | None
 ) -> Greeting | None:
     """What the connection of a flow for `client` begins with."""
     reach = endpoint.reach
@@ -74,10 +77,10 @@ def flow_greeting(
     return greeting_of(endpoint, contexts, header=header, flow=True)
 
 
-def header_of(reach: Reach, client: socket.SocketType | None, arrived: Arrived | None) -> bytes | None:
+def header_of(reach: Reach, client: socket.SocketType | None, arrived: Arrived | None) -> bytes:
     """The PROXY header that tells of the client at the other end of a socket, or of the one that `arrived` by it."""
     if reach.proxy == "off":
-        return None
+        return b""
     source, destination = (None, None) if client is None else _ends_of(client)
     tls, authority = None, ""
     if arrived is not None:

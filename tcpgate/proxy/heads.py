@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from tcpgate.codec import forwarded, hop
-from tcpgate.codec.events import Fields, RequestHead, ResponseHead
+from tcpgate.codec.client_cert import client_cert_fields
+from tcpgate.codec.events import NO_FIELDS, Fields, RequestHead, ResponseHead
 from tcpgate.filters.base import Edits
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.plane import Plane
@@ -58,6 +59,9 @@ def outgoing(peer: Peer, head: RequestHead, edits: Edits, request_id: str, upstr
     )
     if peer.is_trusted:
         fields = fields.without({b"x-request-id"})
+        if tells_client(peer.plan) and not _OURS.isdisjoint(name.lower() for name, _ in head.fields):
+            # One fact, one witness: what the proxy in front says of its client would stand beside who that proxy is.
+            fields = fields.without(_OURS).plus(certificate_fields(peer.plan, peer.arrived))
     return edits.apply(fields.plus([(b"X-Request-Id", request_id.encode())]))
 
 
@@ -75,9 +79,26 @@ def _forwarding(peer: Peer, head: RequestHead) -> Fields:
         port=peer.port,
         name=peer.plane.name,
     )
+    if tells_client(peer.plan):
+        fields = certificate_fields(peer.plan, peer.arrived).plus(fields)
     if constant:
         peer.forwarding = (key, fields)
     return fields
+
+
+_OURS = forwarded.CLIENT_CERTIFICATE
+
+
+def tells_client(plan: ListenerPlan) -> bool:
+    """Whether endpoints are told of clients' certificates."""
+    return plan.spec.tls is not None and plan.spec.tls.forward_client
+
+
+def certificate_fields(plan: ListenerPlan, arrived: Arrived | None) -> Fields:
+    """What endpoints are told of the connection's client certificate."""
+    if not tells_client(plan) or arrived is None or arrived.tls is None:
+        return NO_FIELDS
+    return client_cert_fields(arrived.tls.client)
 
 
 def incoming(plane: Plane, response: ResponseHead, edits: Edits, request_id: str) -> Fields:

@@ -104,7 +104,7 @@ class StreamConnection(Downstream):
         self.stream.fail(exc)
         exchange = self._exchange
         if exchange is not None and not self.is_long:
-            exchange.failure = exchange.failure or exc
+            exchange.failure = exchange.failure or self.stream.lost  # the first reason, if this is another
             self._scope.cancel()
 
     # -- the life ---------------------------------------------------------------------------------------------------
@@ -119,6 +119,8 @@ class StreamConnection(Downstream):
         try:
             with self._scope:
                 self._exchange = Exchange(self, head, self.record(head))
+                if self.stream.lost is not None:  # before this task came to run
+                    self.reset(self.stream.lost)
                 await self._exchange.run()
         except Exception:  # a bug must cost one stream, not the connection
             log.exception("stream failed: listener=%s peer=%s", self.plan.name, self.stream.peer)

@@ -149,7 +149,7 @@ class LaneFlow:
         assert endpoint is not None
         assert client is not None
         deadline = self._began + self._target.timeouts.connect
-        greeting = flow_greeting(endpoint, self._plane.contexts, client)
+        greeting = flow_greeting(endpoint, self._plane.contexts, client, self.arrived)
         self._connecting = Connecting(self._lane, targets, deadline, self, greeting)
         self._connecting.start()
 

@@ -26,6 +26,7 @@ from tcpgate.errors import ClientError, GateError, Reason, Side
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe
 from tcpgate.net.stream import READ_SIZE, lost, timed_out, unsent
+from tcpgate.net.tls_socket import TlsSocket
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.pool import UpstreamConnection
@@ -201,6 +202,8 @@ class Outflow:
 
     def _splice(self) -> bool:
         """Move some by splice; False: that cannot be done now, so copy."""
+        if isinstance(self.up.sock, TlsSocket) or isinstance(self.out.sock, TlsSocket):
+            return False
         pipe = self.out.plane.pipes.borrow()
         if pipe is None:
             return False

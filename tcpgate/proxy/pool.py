@@ -110,7 +110,12 @@ class UpstreamConnection:
 
     def alive(self) -> bool:
         """Whether an idle connection can be used: open, and silent. The kernel knows before the lane has heard."""
-        return self.is_open and (not self._poll.poll(0) or self._is_quiet())
+        if not self.is_open:
+            return False
+        if self._poll.poll(0):
+            return self._is_quiet()
+        # Of a record that brought more than the answer's end the kernel has nothing left.
+        return not (isinstance(self.sock, EndpointSocket) and self.sock.pending())
 
     def _is_quiet(self) -> bool:
         """What has come are no bytes: TLS has messages of its own."""

@@ -31,6 +31,7 @@ from tcpgate.proxy.arrival import Arrival, needs_arrival
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.express import HttpRider
 from tcpgate.proxy.flow import TcpConnection
+from tcpgate.proxy.http2 import Http2Connection
 from tcpgate.proxy.lane_flow import LaneFlow
 from tcpgate.proxy.plane import WORKER_ACCEPTED, WORKER_CONNECTIONS, Plane
 from tcpgate.proxy.prepared import HttpListener
@@ -233,6 +234,8 @@ class ListenerServer:
 
     def _settled(self, sock: socket.SocketType, arrived: Arrived, http2: bool) -> Connection:
         """What a connection becomes that has arrived."""
+        if http2:
+            return Http2Connection(self, sock, arrived)
         if self._http is not None:
             return HttpRider(self, self._http, sock, arrived.sockaddr, arrived.port, arrived)
         return self._flow(sock, arrived.sockaddr, self._upstream_of(arrived), arrived)
@@ -280,6 +283,8 @@ class ListenerServer:
 
     def settle(self, arrival: Leaving, sock: socket.SocketType, arrived: Arrived, http2: bool) -> None:
         """`arrival` is over and gone from the lane: another connection begins in its place, over `sock`."""
+        if arrived.peer is not None:
+            log.debug("arrived: client=%s by=%s", describe(arrived.sockaddr), describe(arrived.peer))
         connection: Connection | None = None
         try:
             connection = self._settled(sock, arrived, http2)
@@ -314,7 +319,8 @@ class ListenerServer:
         return meter.shared.total(self.plan.block + LISTENER_CONNECTIONS, meter.processes)
 
     def _refuse(self, sock: socket.SocketType, sockaddr: SocketAddress) -> None:
-        """No room: say so in one send that cannot block, close, and write it down."""
+        """No room: say so in one send that cannot block, close, and write it down. Over TLS there is no saying so
+        without a handshake, which is what there may be no room for."""
         plan, plane = self.plan, self.plane
         plane.page[plan.block + LISTENER_REFUSED] += 1
         record = AccessRecord(
@@ -329,7 +335,7 @@ class ListenerServer:
             detail=f"{plan.spec.max_connections} connections are open",
             generation=plane.snapshot.generation,
         )
-        if plan.spec.protocol == "http":
+        if plan.spec.protocol == "http" and plan.spec.tls is None:
             record.status = REASONS[Reason.CONNECTION_LIMIT].status
             with contextlib.suppress(OSError):  # it left already; there is nobody to tell
                 sock.send(answer.refusal(record.id))

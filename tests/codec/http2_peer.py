@@ -89,7 +89,6 @@ class Peer:
         out = self.machine.take_out()
         return said(out.removeprefix(frames.PREFACE))
 
-    @property
     def failure(self) -> int | None:
         """The error that ended the connection, which was also said in a GOAWAY."""
         failed = [event for event in self.events if isinstance(event, ConnectionFailed)]
@@ -103,7 +102,7 @@ class Peer:
 
     def reset(self, stream: int) -> int | None:
         """The error that the machine reset `stream` with, if the connection still stands."""
-        assert self.failure is None, self.events
+        assert self.failure() is None, self.events
         codes = [int.from_bytes(payload, "big") for kind, _, of, payload in self.heard() if (kind, of) == (3, stream)]
         return codes[-1] if codes else None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 from hpack import Decoder, Encoder, HPACKError
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman as library_huffman
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcpgate.codec.events import Pair
 from tcpgate.codec.http2.headers import CompressionError, HpackIn, HpackOut, encode_line
+from tcpgate.codec.http2.huffman import decode_huffman
 from tests.codec.http2_peer import GET, block
 
 NAMES = st.sampled_from(
@@ -126,6 +130,19 @@ def test_a_block_that_comes_again_is_not_decoded_again() -> None:
 def test_what_is_no_hpack_ends_the_connection(data: bytes, rule: str) -> None:
     with pytest.raises(CompressionError, match=rule):
         decoder().decode(data)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.binary(max_size=30), st.binary(max_size=4), st.booleans())
+def test_huffman_strings_mean_what_they_mean_to_the_library(text: bytes, tail: bytes, coded: bool) -> None:
+    data = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text) + tail if coded else text
+    try:
+        expected = library_huffman(data)
+    except HPACKError:
+        with pytest.raises(ValueError, match="Huffman"):
+            decode_huffman(data)
+    else:
+        assert decode_huffman(data) == expected
 
 
 def test_two_table_sizes_may_stand_at_the_start() -> None:

@@ -20,16 +20,62 @@ from tcpgate.net.lane_relay import LaneRelay
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.relay import Flow, RelayOutcome, relay
 from tcpgate.net.stream import Stream
+from tcpgate.net.tls_socket import TlsSocket
 from tests.net.loopback import Loopback
+from tests.net.tls_rig import as_tls, client_context, server_context, shake
 
 _RESET = struct.pack("ii", 1, 0)
+
+
+@attrs.define(eq=False)
+class FarTls:
+    """What `End` needs of a Trio socket, over TLS."""
+
+    tls: TlsSocket
+
+    async def send(self, data: bytes | memoryview) -> int:
+        """Some of it."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                return self.tls.send(data)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.tls)
+
+    async def recv(self, count: int) -> bytes:
+        """At most so many bytes; b"" at the end."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                return self.tls.recv(count)
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.tls)
+
+    def shutdown(self, how: int) -> None:
+        """As a socket's."""
+        self.tls.shutdown(how)
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """As a socket's."""
+        self.tls.setsockopt(level, option, value)
+
+    def close(self) -> None:
+        """As a socket's."""
+        self.tls.close()
+
+
+Far = trio.socket.SocketType | FarTls
+Sides = tuple[bool, bool]
+"""Whether TLS is spoken with the client, with the endpoint."""
+PLAIN: Sides = (False, False)
+NAME = "gate.example"
 
 
 @attrs.define(eq=False)
 class End:
     """The far end of a connection: the client, or the endpoint's server."""
 
-    sock: trio.socket.SocketType
+    sock: Far
 
     async def send(self, data: bytes) -> None:
         """All of it."""
@@ -127,15 +173,42 @@ class Relaying(Protocol):
         closed: Reason = Reason.TUNNEL_CLOSED,
         buffer: int = 0,
         unix: bool = False,
+        tls: Sides = PLAIN,
     ) -> AbstractAsyncContextManager[Rig]:
         """A relay that runs until it is over or the block is left."""
         ...
 
 
-def _pair(loopback: Loopback, unix: bool, buffer: int) -> tuple[socket.socket, trio.socket.SocketType]:
-    ours, theirs = socket.socketpair() if unix else loopback.pair(buffer=buffer)
-    theirs.setblocking(False)
-    return loopback.own(ours), trio.socket.from_stdlib_socket(loopback.own(theirs))
+def _pairs(
+    loopback: Loopback, unix: bool, buffer: int, tls: Sides
+) -> tuple[tuple[socket.socket, Far], tuple[socket.socket, Far]]:
+    """(ours, theirs) of the client and of the endpoint."""
+    down, up = (_pair(loopback, unix, buffer, by_tls) for by_tls in tls)
+    if tls[0]:
+        down = _shaken(loopback, down, server=0)
+    if tls[1]:
+        up = _shaken(loopback, up, server=1)
+    return (down[0], _far(down[1])), (up[0], _far(up[1]))
+
+
+def _pair(loopback: Loopback, unix: bool, buffer: int, by_tls: bool) -> list[socket.socket]:
+    pair = socket.socketpair() if unix else loopback.pair(buffer=buffer)
+    return [one if by_tls else loopback.own(one) for one in pair]
+
+
+def _shaken(loopback: Loopback, pair: list[socket.socket], server: int) -> list[socket.socket]:
+    """The same with TLS between them, the handshake done."""
+    ends = [
+        as_tls(sock, server_context() if number == server else client_context(), None if number == server else NAME)
+        for number, sock in enumerate(pair)
+    ]
+    shake(*ends)
+    return [loopback.own(end) for end in ends]
+
+
+def _far(sock: socket.socket) -> Far:
+    sock.setblocking(False)
+    return FarTls(sock) if isinstance(sock, TlsSocket) else trio.socket.from_stdlib_socket(sock)
 
 
 @asynccontextmanager
@@ -150,11 +223,12 @@ async def relaying(
     to_downstream: bytes = b"",
     buffer: int = 0,
     unix: bool = False,
+    tls: Sides = PLAIN,
     flow: Flow | None = None,
 ) -> AsyncIterator[Rig]:
     """A relay that runs until it is over or the block is left."""
 
-    (down, client), (up, server) = _pair(loopback, unix, buffer), _pair(loopback, unix, buffer)
+    (down, client), (up, server) = _pairs(loopback, unix, buffer, tls)
     downstream, upstream = Stream(down, Side.CLIENT), Stream(up, Side.UPSTREAM)
     flow = flow or Flow()
     async with trio.open_nursery() as nursery:
@@ -242,9 +316,10 @@ async def relaying_in_lane(
     closed: Reason = Reason.TUNNEL_CLOSED,
     buffer: int = 0,
     unix: bool = False,
+    tls: Sides = PLAIN,
 ) -> AsyncIterator[Rig]:
     """The same in a lane of its own."""
-    (down, client), (up, server) = _pair(loopback, unix, buffer), _pair(loopback, unix, buffer)
+    (down, client), (up, server) = _pairs(loopback, unix, buffer, tls)
     lane, owner = Lane(trio.current_time), LaneOwner(closed)
     relay = owner.relay = LaneRelay(
         lane, pipes, raw(down), raw(up), owner, idle=idle, deadline=trio.current_time() + total
@@ -269,6 +344,8 @@ async def relaying_in_lane(
 def raw(sock: socket.socket) -> socket.SocketType:
     """The same connection as the lane has it."""
     sock.setblocking(False)
+    if isinstance(sock, TlsSocket):
+        return sock
     found = socket.SocketType(sock.family, sock.type | socket.SOCK_NONBLOCK, sock.proto, sock.detach())
     found.settimeout(0)
     return found

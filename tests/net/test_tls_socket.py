@@ -269,13 +269,22 @@ def test_half_closed_a_connection_still_receives_what_was_on_its_way(
         client.send(b"more")
 
 
-def test_a_reset_says_no_goodbye(loopback: Loopback) -> None:
-    server, client = tls_pair(loopback)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
-    server.close()
+@VERSIONS
+@pytest.mark.parametrize("who", ["server", "client"])
+def test_a_reset_says_no_goodbye_and_is_one_for_the_other_side(
+    loopback: Loopback, version: ssl.TLSVersion, who: str
+) -> None:
+    server, client = tls_pair(loopback, version)
+    one, other = (server, client) if who == "server" else (client, server)
+    other.is_quiet()  # tickets are read
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+    one.close()
 
-    with pytest.raises(ConnectionResetError):
-        receive(client)
+    for _ in range(2):
+        with pytest.raises(ConnectionResetError):
+            receive(other)
+    with pytest.raises(BrokenPipeError):
+        other.send(b"x")
 
 
 def test_a_goodbye_that_has_no_room_is_owed_and_not_half_said(loopback: Loopback) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -85,14 +86,12 @@ async def tls_origin(nursery: trio.Nursery, context: ssl.SSLContext, name: str) 
     return await _listen(nursery, serve)
 
 
-async def _listen(nursery: trio.Nursery, serve: Callable[[trio.SocketStream], object]) -> int:
+async def _listen(nursery: trio.Nursery, serve: Callable[[trio.SocketStream], Awaitable[None]]) -> int:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
     async def guarded(stream: trio.SocketStream) -> None:
-        try:
-            await serve(stream)  # type: ignore[misc]  # an async function
-        except trio.BrokenResourceError:
-            pass
+        with suppress(trio.BrokenResourceError):
+            await serve(stream)
 
     nursery.start_soon(trio.serve_listeners, guarded, listeners)
     port: int = listeners[0].socket.getsockname()[1]

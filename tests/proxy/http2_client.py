@@ -52,6 +52,7 @@ class Http2Client:
     holds: bool = False
     ended: bool = False
     """The gateway ended the connection."""
+    _data: bytes = b""
 
     async def flush(self) -> None:
         """Send what h2 has to say."""
@@ -107,14 +108,19 @@ class Http2Client:
         if not data:
             self.ended = True
             return False
-        for event in self.h2.receive_data(data):
-            self._heard(event)
+        self._data += data
+        while len(self._data) >= 9 and len(self._data) >= (size := 9 + int.from_bytes(self._data[:3], "big")):
+            frame, self._data = self._data[:size], self._data[size:]
+            for event in self.h2.receive_data(frame):
+                self._heard(event)
         await self.flush()
         return True
 
     def _heard(self, event: object) -> None:
         if isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append((event.last_stream_id or 0, int(event.error_code or 0)))
+            if not event.error_code:  # h2 takes the first one for the end, and there is more to come
+                self.h2.state_machine.state = h2.connection.ConnectionState.CLIENT_OPEN
             return
         number = getattr(event, "stream_id", None)
         if not number:

@@ -183,20 +183,24 @@ async def test_who_leaves_in_the_middle_of_a_header_is_told_of(
 @pytest.mark.parametrize("part", [V1[:20], V2[:5], V2[:30]])
 async def test_a_header_has_its_time(part: bytes, tmp_path: Path, nursery: trio.Nursery) -> None:
     more = 'proxy_protocol = "accept"\ntimeouts.handshake = "300ms"'
-    async with http(tmp_path, nursery, TRUSTED + more) as plane:
-        async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream:
-            await stream.send_all(part)
-            record = await plane.record()
+    async with (
+        http(tmp_path, nursery, TRUSTED + more) as plane,
+        await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream,
+    ):
+        await stream.send_all(part)
+        record = await plane.record()
     assert (record.reason, record.rule) == (Reason.PROXY_HEADER, "listeners.web.timeouts.handshake")
 
 
 async def test_a_tcp_client_that_waits_for_the_server_gets_its_turn(tmp_path: Path, nursery: trio.Nursery) -> None:
     listener = f'upstream = "a"\n{TRUSTED}proxy_protocol = "accept"\ntimeouts.handshake = "300ms"'
     port = await greeting_origin(nursery, "smtp")
-    async with serving(tmp_path, tcp_text(listener, a=port)) as plane:
-        async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream:
-            with trio.fail_after(30):
-                assert await stream.receive_some() == b"smtp:"
+    async with (
+        serving(tmp_path, tcp_text(listener, a=port)) as plane,
+        await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream,
+    ):
+        with trio.fail_after(30):
+            assert await stream.receive_some() == b"smtp:"
     nursery.cancel_scope.cancel()
 
 
@@ -238,15 +242,17 @@ async def test_over_a_unix_socket_headers_are_believed_and_nothing_spins(tmp_pat
 
 
 async def test_half_a_header_does_not_spin_the_lane(tmp_path: Path, nursery: trio.Nursery) -> None:
-    async with http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "accept"') as plane:
-        async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream:
-            await stream.send_all(V2[:7])
-            await trio.sleep(0.05)
-            turns = plane.plane.lane.turns
-            await trio.sleep(0.2)
-            assert plane.plane.lane.turns - turns < 20
-            await stream.send_all(V2[7:] + GET)
-            assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
+    async with (
+        http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "accept"') as plane,
+        await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream,
+    ):
+        await stream.send_all(V2[:7])
+        await trio.sleep(0.05)
+        turns = plane.plane.lane.turns
+        await trio.sleep(0.2)
+        assert plane.plane.lane.turns - turns < 20
+        await stream.send_all(V2[7:] + GET)
+        assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_the_source_hash_goes_by_the_named_client(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -291,26 +297,30 @@ async def test_a_drain_gives_a_silent_one_a_moment_and_cuts_one_that_has_begun(
 
 
 async def test_one_that_arrives_in_a_drain_is_served(tmp_path: Path, nursery: trio.Nursery) -> None:
-    async with http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "require"', "") as plane:
-        async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream:
-            await stream.send_all(V1[:9])
-            while not plane.counts("listener", "web")["connections"]:
-                await trio.sleep(0.002)
-            await trio.sleep(0.05)
-            plane.servers["web"].retire(20)
-            await stream.send_all(V1[9:] + GET)
-            said = await answer(stream)
+    async with (
+        http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "require"', "") as plane,
+        await trio.open_tcp_stream("127.0.0.1", plane.port()) as stream,
+    ):
+        await stream.send_all(V1[:9])
+        while not plane.counts("listener", "web")["connections"]:
+            await trio.sleep(0.002)
+        await trio.sleep(0.05)
+        plane.servers["web"].retire(20)
+        await stream.send_all(V1[9:] + GET)
+        said = await answer(stream)
     assert said.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in said.lower()
 
 
 async def test_there_is_no_room_for_one_more_before_anything_is_read(tmp_path: Path, nursery: trio.Nursery) -> None:
-    async with http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "require"\nmax_connections = 1') as plane:
-        async with await trio.open_tcp_stream("127.0.0.1", plane.port()):
-            while not plane.counts("listener", "web")["connections"]:
-                await trio.sleep(0.002)
-            said = await say(plane, [])
-            record = await plane.record()
+    async with (
+        http(tmp_path, nursery, f'{TRUSTED}proxy_protocol = "require"\nmax_connections = 1') as plane,
+        await trio.open_tcp_stream("127.0.0.1", plane.port()),
+    ):
+        while not plane.counts("listener", "web")["connections"]:
+            await trio.sleep(0.002)
+        said = await say(plane, [])
+        record = await plane.record()
     assert said.startswith(b"HTTP/1.1 503 ")
     assert record.reason == Reason.CONNECTION_LIMIT
 
@@ -341,14 +351,13 @@ async def passing(folder: Path, nursery: trio.Nursery, more: str = "") -> AsyncI
 
 async def greet(plane: TestPlane, name: str, *alpn: str, piece: int = 1 << 16) -> bytes:
     """What the server behind says, who is really asked for `name`."""
-    raw = await trio.open_tcp_stream("127.0.0.1", plane.port())
-    raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    stream = trio.SSLStream(_Slow(raw, piece), client_context(*alpn), server_hostname=name)
-    await stream.send_all(b"hi")
-    said = b""
-    while not said.endswith(b"hi"):
-        said += await stream.receive_some(100)
-    await raw.aclose()
+    async with await trio.open_tcp_stream("127.0.0.1", plane.port()) as raw:
+        raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = trio.SSLStream(_Slow(raw, piece), client_context(*alpn), server_hostname=name)
+        await stream.send_all(b"hi")
+        said = b""
+        while not said.endswith(b"hi"):
+            said += await stream.receive_some(100)
     return said
 
 

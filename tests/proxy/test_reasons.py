@@ -16,7 +16,10 @@ from tcpgate.errors import REASONS, Reason
 from tcpgate.state.runtime import UpstreamRuntime
 from tests.gateway import Recorder, plain_answer, talk
 from tests.plane import serving
+from tests.proxy.arrivals import write_certificate
 from tests.proxy.scripted import busy, settled
+from tests.proxy.sockets import TEXT, frame, hand_over, raw
+from tests.tls_origin import ca_pem, tls_origin
 
 GET = b"GET / HTTP/1.1\r\nHost: t\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 100000\r\n\r\n"
@@ -341,6 +344,28 @@ async def play_idle_timeout(stage: Stage) -> None:
     stage.nursery.cancel_scope.cancel()
 
 
+async def play_bad_frame(stage: Stage) -> None:
+    await websocket(stage, frame(3, b"no such opcode", masked=True), Reason.BAD_FRAME)
+
+
+async def play_message_too_large(stage: Stage) -> None:
+    await websocket(stage, frame(TEXT, b"x" * 101, masked=True), Reason.MESSAGE_TOO_LARGE)
+
+
+async def websocket(stage: Stage, said: bytes, reason: Reason) -> None:
+    """What the client says after the 101 ends it, for this reason."""
+    port, accepted = await hand_over(stage.nursery)
+    text = config(port, route='websocket.max_message = "100B"')
+    async with serving(stage.folder, text) as plane, raw(plane, accepted) as both:
+        await both.client.send_all(said)
+        await both.client.receive_some(100)
+        await both.client.aclose()
+        await both.server.aclose()
+        record = await plane.record()
+    assert (record.status, record.reason) == (101, reason)
+    stage.nursery.cancel_scope.cancel()
+
+
 async def play_drained(stage: Stage) -> None:
     async with serving(stage.folder, config(await stage.origin(sleeping))) as plane:
         stream = await trio.open_tcp_stream("127.0.0.1", plane.port())
@@ -495,6 +520,41 @@ async def play_upgrade_failed(stage: Stage) -> None:
     raw = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: upgrade\r\n\r\n"
     asking = GET.replace(b"\r\n\r\n", b"\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\n")
     await said_to(stage, config(await stage.origin(answering(raw))), asking, Reason.UPGRADE_FAILED, 502)
+
+
+async def play_proxy_header(stage: Stage) -> None:
+    listener = 'trusted_proxies = ["127.0.0.1"]\nproxy_protocol = "require"'
+    async with serving(stage.folder, config(await stage.good(), listener=listener)) as plane:
+        assert await talk(plane.port(), GET) == b""
+        record = await plane.record()
+    assert (record.reason, record.status) == (Reason.PROXY_HEADER, 0)
+    stage.nursery.cancel_scope.cancel()
+
+
+async def play_tls_refused(stage: Stage) -> None:
+    pair = write_certificate(stage.folder, "site", "a.example")
+    text = config(await stage.good(), listener=f"[listeners.web.tls]\ncertificates = [{pair}]")
+    async with serving(stage.folder, text) as plane:
+        assert await talk(plane.port(), GET) == b""
+        record = await plane.record()
+    assert (record.reason, record.status) == (Reason.TLS_REFUSED, 0)
+    stage.nursery.cancel_scope.cancel()
+
+
+async def play_tls_handshake(stage: Stage) -> None:
+    async def no_tls(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    text = config(await stage.origin(no_tls), upstream="tls.verify = false")
+    await said_to(stage, text, GET, Reason.TLS_HANDSHAKE, 502)
+
+
+async def play_tls_certificate(stage: Stage) -> None:
+    async with tls_origin() as origin:
+        text = config(origin.port, upstream='tls = { name = "another.internal", ca = "ca.pem" }')
+        (stage.folder / "ca.pem").write_text(ca_pem())
+        await said_to(stage, text, GET, Reason.TLS_CERTIFICATE, 502)
 
 
 PLAYS: dict[Reason, Callable[..., Awaitable[None]]] = {

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxy import truth_faults, truth_life, truth_messages, truth_rules
+from tests.proxy import truth_faults, truth_life, truth_messages, truth_rules, truth_tunnels
 from tests.proxy.truth import Row
 from tests.proxy.truth_chance import chance
 from tests.proxy.truth_run import HAS_LANE, differences, origin_sockets, played, unchunked
 
-ROWS = [*truth_messages.ROWS, *truth_rules.ROWS, *truth_life.ROWS, *truth_faults.ROWS]
+ROWS = [*truth_messages.ROWS, *truth_rules.ROWS, *truth_life.ROWS, *truth_faults.ROWS, *truth_tunnels.ROWS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -231,6 +231,7 @@ async def test_a_client_library_is_told_its_message_is_too_large(tmp_path: Path,
         await one.send_message("x" * 2000)
         with pytest.raises(ConnectionClosed) as caught:
             await one.get_message()
+        assert caught.value.reason is not None
         assert caught.value.reason.code == 1009
 
 
@@ -275,6 +276,7 @@ async def test_a_websocket_in_which_nothing_moves_ends_for_all_its_pongs(tmp_pat
     async with serving(tmp_path, text) as plane, socket(plane) as one:
         with pytest.raises(ConnectionClosed) as caught:
             await one.get_message()
+        assert caught.value.reason is not None
         assert caught.value.reason.code == 1001
         record = await plane.record()
         assert (record.reason, record.detail) == ("idle_timeout", "nothing moved for 1s")

@@ -15,8 +15,10 @@ from tcpgate.codec.http2.fields import NO_LENGTH, judge_trailers
 from tcpgate.codec.http2.headers import Block, encode_line
 from tcpgate.codec.http2.requests import judge_request
 from tcpgate.codec.http2.responses import judge_response
-from tcpgate.codec.http2.streams import ENDED, RESET_BY_PEER, RESET_BY_US, Stream
+from tcpgate.codec.http2.streams import ENDED, RESET_BY_PEER, RESET_BY_US, SKIPPED, Stream
 
+_MOST_SKIPPED = 20
+"""Twice the streams left out in one step that are remembered; older ones count as ended, which is as fatal."""
 _TOO_LARGE = encode_line(b":status", b"431", False)
 
 
@@ -79,17 +81,20 @@ class Blocks(Core):
             self._on_response(stream, end, block)
 
     def _on_late_block(self, number: int) -> None:
-        how = self._over.get(number)
+        """For a stream that is over (5.1)."""
+        how = self._over.get(number, ENDED)
         if how == RESET_BY_US:
             self._count(floods.IGNORED)
         elif how == RESET_BY_PEER:
-            self._fault(number, frames.STREAM_CLOSED, "HEADERS: after RST_STREAM")
-        elif how == ENDED:
-            raise Fatal(frames.STREAM_CLOSED, "HEADERS: on a closed stream")
-        else:
+            self._refuse(number, frames.STREAM_CLOSED)
+        elif how == SKIPPED:
             raise Fatal(frames.PROTOCOL_ERROR, "HEADERS: on a stream below the highest")
+        else:
+            raise Fatal(frames.STREAM_CLOSED, "HEADERS: on a closed stream")
 
     def _on_request(self, number: int, end: bool, depends: bool, block: Block) -> None:
+        for skipped in range(max((self._highest + 1) | 1, number - _MOST_SKIPPED), number, 2):
+            self._remember(skipped, SKIPPED)
         self._highest = number
         if number > self._last_taken:  # 6.8: said to be ignored, so not even refused
             self._remember(number, RESET_BY_US)

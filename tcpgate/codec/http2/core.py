@@ -17,8 +17,8 @@ from tcpgate.codec.http2.headers import HpackIn
 from tcpgate.codec.http2.settings import PeerSettings, Role, Settings
 from tcpgate.codec.http2.streams import ENDED, RESET_BY_PEER, RESET_BY_US, Stream
 
-_MOST_REMEMBERED = 1000
-"""Streams that are over and whose end is remembered. Later frames of older ones are faults."""
+_MOST_REMEMBERED = 400
+"""Streams whose unusual end is remembered. Later frames for older ones are taken for faults."""
 
 
 class Fatal(Exception):
@@ -91,7 +91,7 @@ class Core:
 
         self._streams: dict[int, Stream] = {}
         self._over: dict[int, int] = {}
-        """How streams ended, of the last ones that did."""
+        """How streams ended, of the last ones that did not just end."""
         self._highest = 0
         """The highest stream that the peer opened."""
         self._next = 1
@@ -128,7 +128,8 @@ class Core:
     def _close(self, stream: Stream, how: int) -> None:
         """Both sides ended it, or one reset it: it has no state any more but how it ended, and what is unread."""
         del self._streams[stream.id]
-        self._remember(stream.id, how)
+        if how != ENDED:
+            self._remember(stream.id, how)
         if stream.unread:
             if how == ENDED:
                 self._unread[stream.id] = stream.unread
@@ -160,14 +161,16 @@ class Core:
     # -- ends -------------------------------------------------------------------------------------------------------
 
     def _fault(self, number: int, code: int, text: str) -> None:
-        """A stream error (5.4.2): the peer broke a rule on this stream, which is over."""
+        """A stream error (5.4.2): the peer broke a rule on this stream, or in opening it. It is over."""
+        self._events.append(StreamReset(number, code, True, text))
         stream = self._streams.get(number)
-        if stream is not None or number not in self._over:
-            self._events.append(StreamReset(number, code, True, text))
         if stream is not None:
             self._close(stream, RESET_BY_US)
-        else:
-            self._remember(number, RESET_BY_US)
+        self._refuse(number, code)
+
+    def _refuse(self, number: int, code: int) -> None:
+        """RST_STREAM for a stream that nobody here knows, or not any more."""
+        self._remember(number, RESET_BY_US)
         self._reply(frames.rst_stream(number, code))
         if self.role == "server":
             self._count(floods.RESET)

@@ -1,7 +1,7 @@
 """HPACK: header blocks into fields, and fields into header blocks.
 
 Theory of operation. *In* there is a dynamic table, as every client uses one. The decoder is our own, one pass over the
-block, held to the `hpack` library by property tests; that library gives the static table and the Huffman decoder. A
+block, held to the `hpack` library by property tests; that library gives the static table and Huffman's code. A
 block that came before, and inserts nothing into a table which has not changed since, means what it meant: its `Block`
 is kept, with what `requests` or `responses` found about it. The memo is forgotten when the table changes, and small:
 a client repeats a few blocks or none.
@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from hpack.exceptions import HPACKDecodingError
-from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from tcpgate.codec.events import Pair
 from tcpgate.codec.http2.events import FieldPairs
 from tcpgate.codec.http2.fields import CONNECTION_FIELDS, Judged
+from tcpgate.codec.http2.huffman import decode_huffman
 
 TABLE_SIZE: Final = 4096
 """Bytes of the dynamic table that a peer may fill: what HTTP/2 begins with, and we ask for no more."""
@@ -125,7 +124,7 @@ class HpackIn:
                     fields.append(pair)
         except IndexError:
             raise CompressionError("HPACK: a truncated block, or an index that no table has") from None
-        except HPACKDecodingError as error:
+        except ValueError as error:
             raise CompressionError(f"HPACK: {error}") from error
         return self._remember(data, self._block(fields, size), changed)
 
@@ -167,7 +166,7 @@ class HpackIn:
             return text, end
         known = self._strings.get(text)
         if known is None:
-            known = bytes(decode_huffman(text))
+            known = decode_huffman(text)
             if length <= _LONGEST_STRING:
                 if len(self._strings) >= _MOST_STRINGS:
                     self._strings.clear()

@@ -132,7 +132,8 @@ class Reading(Blocks):
             self._give_back(flow)
             self._count(floods.IGNORED)
         else:
-            self._drop(number, flow, frames.STREAM_CLOSED, "DATA: on a closed stream")
+            self._give_back(flow)
+            self._refuse(number, frames.STREAM_CLOSED)
 
     def _drop(self, number: int, flow: int, code: int, text: str) -> None:
         """DATA that nobody will see, and whose stream is over for it."""

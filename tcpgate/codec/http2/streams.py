@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from typing import Final
 
+ENDED: Final = 0
+"""Both sides said END_STREAM. So most streams end, and it is not remembered of each."""
 RESET_BY_US: Final = 1
 """What still comes for it was sent before the peer knew: ignored."""
 RESET_BY_PEER: Final = 2
-ENDED: Final = 3
-"""Both sides said END_STREAM."""
+SKIPPED: Final = 3
+"""Never opened, and closed when a higher one was (5.1.1)."""
 
 UNKNOWN_LENGTH: Final = -1
 
