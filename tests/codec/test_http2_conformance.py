@@ -220,6 +220,15 @@ def test_a_client_begins_with_the_preface_and_wants_no_pushes() -> None:
     assert f.MAX_CONCURRENT_STREAMS not in told
 
 
+def test_what_is_not_whole_is_waited_for() -> None:
+    peer = Peer(greeted=False)
+    waits = [peer.machine.is_waiting]
+    for piece in (f.PREFACE, settings(), B[:0], DONE[:12], DONE[12:], frame(f.HEADERS, E, 3, B)):
+        peer.say(piece)
+        waits.append(peer.machine.is_waiting)
+    assert waits == [True, True, False, False, True, False, True]
+
+
 # -- answers --------------------------------------------------------------------------------------------------------
 
 
