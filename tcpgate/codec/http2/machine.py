@@ -79,11 +79,6 @@ class Http2(Reading):
         return self._block is not None or self._rest[3:4] == _HEADERS
 
     @property
-    def is_waiting(self) -> bool:
-        """The peer began what is not whole yet: its preface, a frame, a header block. Not to be borne for long."""
-        return bool(self._rest) or self._only is not None
-
-    @property
     def can_open(self) -> bool:
         """`open_stream` would work now (client role)."""
         return not self.is_closing and len(self._streams) < self.peer.streams and self._next < frames.LARGEST
