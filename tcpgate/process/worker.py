@@ -31,6 +31,7 @@ from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import PipePool
 from tcpgate.net.resolve import Resolver
 from tcpgate.net.tickets import TicketKeys
+from tcpgate.net.tls_client import Contexts
 from tcpgate.net.tls_server import TlsServer
 from tcpgate.policy.spread import Spread
 from tcpgate.process import limits
@@ -93,6 +94,7 @@ class Worker:
     def __init__(self, index: int, link: WorkerLink, shared: SharedPage, compile_: Compile = build) -> None:
         self.index = index
         self.compile = compile_
+        self.contexts = Contexts()
         self.link = link
         self.shared = shared
         self.page = shared.pages[index]
@@ -184,8 +186,7 @@ class Worker:
         self.root.start_soon(self._build, held)
 
     async def _build(self, held: Held) -> None:
-        """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped
-        meanwhile."""
+        """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped since."""
         message = held.prepare
         make = functools.partial(
             self.compile,
@@ -195,11 +196,10 @@ class Worker:
         problem: str | None = None
         with held.build:
             try:
-                for target, name in zip(
-                    self.targets, (message.config.log.access, message.config.log.events), strict=True
-                ):
+                names = message.config.log.access, message.config.log.events
+                for target, name in zip(self.targets, names, strict=True):
                     await trio.to_thread.run_sync(target.open, name)
-                shown = functools.partial(certificates.build, message.config, self.tickets, self.plane)
+                shown = functools.partial(certificates.build, message.config, self.tickets, self.plane, self.contexts)
                 held.tls = await trio.to_thread.run_sync(shown, abandon_on_cancel=True)
                 snapshot = await trio.to_thread.run_sync(make, abandon_on_cancel=True)
             except ConfigError as exc:
@@ -266,6 +266,7 @@ class Worker:
             tell=self._tell,
             resolver=Resolver(),
             pipes=PipePool(),
+            contexts=self.contexts,
             rng=self.rng,
             wall=time.time,
             name=name.encode("ascii"),

@@ -1,4 +1,5 @@
-"""What listeners show those who speak TLS to them: from their tables in the config to contexts of OpenSSL's.
+"""What listeners show those who speak TLS to them: from their tables in the config to contexts of OpenSSL's. And what
+endpoints are asked for, which is the same work.
 
 Made while a generation is prepared, in a thread: a key takes milliseconds, and one that cannot be used must fail the
 reload, not a client. A listener whose table, files' contents included, is the same keeps what it has.
@@ -13,14 +14,19 @@ from tcpgate.config.schema_tls import ListenerTls, TlsRules
 from tcpgate.config.validators import Secret
 from tcpgate.errors import ConfigError, Problem
 from tcpgate.net.tickets import TicketKeys
+from tcpgate.net.tls_client import Contexts
 from tcpgate.net.tls_server import Pair, Rules, ServerTls, TlsServer
 from tcpgate.proxy.plane import Plane
+from tcpgate.state.reach import reach_of
 
 
-def build(config: schema.Config, tickets: TicketKeys, plane: Plane | None) -> dict[str, TlsServer]:
+def build(
+    config: schema.Config, tickets: TicketKeys, plane: Plane | None, contexts: Contexts | None = None
+) -> dict[str, TlsServer]:
     """The TLS of every listener that has any, by name; what is as it is on the `plane` stays.
 
-    Raises ConfigError for what OpenSSL does not take.
+    What connections to endpoints will need is made as well, and kept in `contexts`. Raises ConfigError for what OpenSSL
+    does not take.
     """
     previous = None if plane is None else plane.snapshot.config
     made = {} if plane is None else plane.tls
@@ -37,9 +43,25 @@ def build(config: schema.Config, tickets: TicketKeys, plane: Plane | None) -> di
             found[name] = TlsServer(server_tls(listener.tls, tickets))
         except ValueError as exc:
             problems.append(Problem("", 0, f"listeners.{name}.tls", str(exc)))
+    if contexts is not None:
+        problems += _ahead(config, contexts)
     if problems:
         raise ConfigError(problems)
     return found
+
+
+def _ahead(config: schema.Config, contexts: Contexts) -> list[Problem]:
+    """Have ready what the first connection to each upstream would have to wait for; what cannot be made."""
+    problems: list[Problem] = []
+    for name, upstream in config.upstreams.items():
+        reach = reach_of(upstream)
+        try:
+            for spec in (reach.http, reach.tcp):
+                if spec is not None:
+                    contexts.get(spec)
+        except ValueError as exc:
+            problems.append(Problem("", 0, f"upstreams.{name}.tls", str(exc)))
+    return problems
 
 
 def server_tls(spec: ListenerTls, tickets: TicketKeys) -> ServerTls:

@@ -220,6 +220,21 @@ def test_a_client_begins_with_the_preface_and_wants_no_pushes() -> None:
     assert f.MAX_CONCURRENT_STREAMS not in told
 
 
+def test_a_head_that_has_begun_and_not_ended_can_be_seen() -> None:
+    peer = Peer()
+    seen = [peer.machine.is_within_head]
+    for piece in (
+        DONE[:12],
+        DONE[12:],
+        frame(f.HEADERS, E, 3, B),
+        frame(f.CONTINUATION, H, 3),
+        frame(f.PING, 0, 0, b""),
+    ):
+        peer.say(piece)
+        seen.append(peer.machine.is_within_head)
+    assert seen == [False, True, False, True, False, False]
+
+
 # -- answers --------------------------------------------------------------------------------------------------------
 
 

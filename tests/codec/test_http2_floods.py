@@ -106,6 +106,12 @@ def test_frames_that_are_of_no_use_are_bounded(say: Callable[[int], bytes]) -> N
     until_it_ends(peer, say, 5000)
 
 
+def test_informational_heads_without_end_are_bounded() -> None:
+    peer = Peer("client")
+    peer.machine.open_stream(GET, True)
+    until_it_ends(peer, lambda _: headers(1, ((b":status", b"100"),), end=False), 3000)
+
+
 def test_a_header_block_without_end_is_bounded_in_frames() -> None:
     peer = Peer()
     peer.say(frame(f.HEADERS, 0, 1, b""))

@@ -142,6 +142,7 @@ class Blocks(Core):
         problem = "head: larger than SETTINGS_MAX_HEADER_LIST_SIZE" if block.too_large else head.problem
         if not problem and head.status < 200:
             if not end:
+                self._count(floods.IGNORED)
                 self._events.append(HeadersReceived(stream.id, block.fields, False, informational=True))
                 return
             problem = "HEADERS: an informational response that ends its stream"

@@ -29,7 +29,7 @@ WINDOW_UPDATE: Final = 4
 EMPTY: Final = 5
 """DATA with neither data nor END_STREAM."""
 IGNORED: Final = 6
-"""Unknown types, GOAWAYs, acknowledgements that nobody asked for, and what comes for streams that are over."""
+"""Unknown types, GOAWAYs, 1xx heads, answers to no question, and what comes for streams that are over."""
 
 _NAMES: Final = ("streams reset", "SETTINGS", "PING", "PRIORITY", "WINDOW_UPDATE", "empty DATA", "frames to ignore")
 _BASES: Final = (0, 100, 1000, 1000, 1000, 100, 2000)
