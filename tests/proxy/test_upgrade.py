@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import ssl
 from pathlib import Path
 
 import pytest
 import trio
+import trio.abc
 
+from tests.conftest import Certificates
 from tests.plane import serving
 from tests.proxy.scripted import GET, OK, SWITCHING, UPGRADE, client, config, head, origin, rest, settled, until
 
@@ -205,3 +209,51 @@ async def test_a_drain_spreads_the_ends_of_tunnels(tmp_path: Path, nursery: trio
     assert ends[0] < 1.0
     assert ends[3] > 1.2
     assert ends[3] - ends[0] > 0.6
+
+
+@pytest.mark.parametrize("lane", ["true", "false"])
+async def test_a_tunnel_through_tls_carries_a_lot_both_ways(
+    lane: str, tmp_path: Path, nursery: trio.Nursery, certificates: Certificates
+) -> None:
+    """The lane moves a TLS socket's bytes too; what goes over it at once is more than any buffer holds."""
+    chain, key = certificates.issue("t.example")
+    count, sent, back = 3 << 20, random.Random(7).randbytes(3 << 20), random.Random(8).randbytes(3 << 20)
+    got: list[bytes] = []
+
+    async def play(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await stream.send_all(SWITCHING)
+        async with trio.open_nursery() as both:
+            both.start_soon(stream.send_all, back)
+            got.append(await some(stream, count))
+        await rest(stream)
+
+    listener = f'tls = {{ certificates = [{{ cert = "{chain}", key = "{key}" }}] }}'
+    text = config(await origin(nursery, play), listener=listener, gateway=f"lane = {lane}")
+    trust = ssl.create_default_context(cafile=str(certificates.ca))
+    async with serving(tmp_path, text) as plane, client(plane) as tcp:
+        stream = trio.SSLStream(tcp, trust, server_hostname="t.example", https_compatible=True)
+        await stream.send_all(UPGRADE)
+        switched = b""
+        while b"\r\n\r\n" not in switched:
+            switched += await some(stream, 1)
+        assert switched.startswith(b"HTTP/1.1 101 ")
+        async with trio.open_nursery() as both:
+            both.start_soon(stream.send_all, sent)
+            heard = await some(stream, count)
+        await stream.aclose()
+        record = await plane.record()
+        await settled(plane)
+    assert (got[0] == sent, heard == back) == (True, True)
+    assert (record.reason, record.status) == ("tunnel_closed", 101)
+    assert record.bytes_in > count
+    assert record.bytes_out > count
+
+
+async def some(stream: trio.abc.ReceiveStream, count: int) -> bytes:
+    """So many bytes."""
+    said = bytearray()
+    with trio.fail_after(30):
+        while len(said) < count and (chunk := await stream.receive_some(min(1 << 16, count - len(said)))):
+            said += chunk
+    return bytes(said)
