@@ -70,6 +70,8 @@ def _judge(exchange: Exchange, record: AccessRecord) -> None:
         record.reason, record.answered_by = exchange.own, Side.GATEWAY
     else:
         record.reason, record.answered_by = Reason.OK, Side.UPSTREAM
+    if exchange.call is not None:
+        record.detail = exchange.call.told(record.detail)
 
 
 def blame(record: AccessRecord, failure: GateError) -> None:

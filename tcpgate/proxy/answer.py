@@ -12,7 +12,7 @@ import attrs
 import trio
 
 from tcpgate.codec import reply
-from tcpgate.codec.events import NO_FIELDS, Fields, ResponseHead, of_length
+from tcpgate.codec.events import NO_BODY, NO_FIELDS, Fields, Framing, ResponseHead, of_length
 from tcpgate.codec.machine import phrase
 from tcpgate.codec.sides import ServerSide
 from tcpgate.config import schema
@@ -34,32 +34,43 @@ RETRY_AFTER = frozenset(
 
 async def send_failure(exchange: Exchange, exc: GateError) -> None:
     """Answer a failed exchange, unless the client has begun to get another answer, or is gone."""
-    made = _make_failure(exchange, exc)
-    if made is None:
-        exchange.connection.is_spoilt = True  # the client must not take the torn answer for a whole one
+    connection = exchange.connection
+    wire = _failure(exchange, exc, close=connection.is_leaving or not exchange.body.discard())
+    if wire is None:
+        connection.is_spoilt = True  # the client must not take the torn answer for a whole one
     else:
-        await _send(exchange.connection, made.status, made.fields, made.body, whole=exchange.body.discard())
+        await _send(connection, wire)
 
 
 def send_failure_nowait(exchange: Exchange, exc: GateError) -> None:
     """As `send_failure` where there is no time to wait, and the connection ends: only what the kernel takes goes."""
-    made, connection = _make_failure(exchange, exc), exchange.connection
-    if made is None or connection.stream.poisoned or connection.stream.closed:
+    connection = exchange.connection
+    wire = _failure(exchange, exc, close=True)
+    if wire is None or connection.stream.poisoned or connection.stream.closed:
         connection.is_spoilt = True
         return
-    wire = _wire(connection.codec, made.status, made.fields, made.body, close=True)
     try:
         connection.is_spoilt = not connection.send_last_nowait(wire)
     except GateError:
         connection.is_spoilt = True
 
 
-def _make_failure(exchange: Exchange, exc: GateError) -> reply.Answer | None:
-    """The answer that tells `exc`, the filters' edits made, its status noted; None: there is nobody to get it."""
-    connection, attempt = exchange.connection, exchange.attempt
-    begun = connection.codec.responding or (attempt is not None and attempt.answered)
-    if begun or exc.status in (0, 499):
+def _failure(exchange: Exchange, exc: GateError, *, close: bool) -> list[Buffer] | None:
+    """What tells the client of `exc`, its status noted; None: there is nobody to get it, or no way to tell any more."""
+    codec, attempt, call = exchange.connection.codec, exchange.attempt, exchange.call
+    if exc.status in (0, 499):
         return None
+    if codec.responding or (attempt is not None and attempt.answered):
+        is_open = attempt is not None and attempt.response is not None and attempt.response.framing.length is None
+        end = codec.end(call.ending(exc, exchange.record.id)) if call is not None and is_open else b""
+        return [end] if end else None
+    made = _made(exchange, exc)
+    framing = made.framing if call is None else NO_BODY
+    return _wire(codec, made.status, made.fields, made.body, framing, close=close)
+
+
+def _made(exchange: Exchange, exc: GateError) -> reply.Answer:
+    """The answer that tells `exc`, the filters' edits made, its status noted."""
     made = reply.answer(
         exc.reason,
         status=exc.status,
@@ -68,6 +79,8 @@ def _make_failure(exchange: Exchange, exc: GateError) -> reply.Answer | None:
         accept=exchange.head.fields.get(b"accept"),
         extra=Fields([(b"Retry-After", b"1")]) if exc.reason in RETRY_AFTER else NO_FIELDS,
     )
+    if exchange.call is not None:
+        made = exchange.call.failure(exc, made, exchange.record.id)
     fields = _filtered(exchange, made.status, made.fields)
     exchange.record.status = made.status
     return attrs.evolve(made, fields=fields)
@@ -79,7 +92,7 @@ async def send_unread(connection: Downstream, request_id: str, exc: GateError) -
     fields = answer.fields.plus(
         [(b"Date", connection.plane.date()), (b"X-Request-Id", request_id.encode()), (b"Server", b"tcpgate")]
     )
-    await _send(connection, answer.status, fields, answer.body, whole=False)
+    await _send(connection, _wire(connection.codec, answer.status, fields, answer.body, answer.framing, close=True))
 
 
 def refusal(request_id: str) -> bytes:
@@ -113,12 +126,12 @@ async def send_final_recipient(exchange: Exchange) -> None:
 async def _send_own(exchange: Exchange, status: int, fields: Fields, body: bytes) -> None:
     fields = _filtered(exchange, status, fields)
     exchange.record.status = status
-    await _send(exchange.connection, status, fields, body, whole=exchange.body.discard())
+    connection = exchange.connection
+    close = connection.is_leaving or not exchange.body.discard()  # where not all was read nothing can follow
+    await _send(connection, _wire(connection.codec, status, fields, body, of_length(len(body)), close=close))
 
 
-async def _send(connection: Downstream, status: int, fields: Fields, body: bytes, *, whole: bool) -> None:
-    """`whole`: all of the request has been read, so the connection may go on."""
-    wire = _wire(connection.codec, status, fields, body, close=connection.is_leaving or not whole)
+async def _send(connection: Downstream, wire: list[Buffer]) -> None:
     timeouts = connection.plan.spec.timeouts
     pace = Pace(min_rate=timeouts.min_rate, grace=timeouts.stall)
     try:
@@ -127,9 +140,11 @@ async def _send(connection: Downstream, status: int, fields: Fields, body: bytes
         connection.is_spoilt = True  # it did not wait for the answer; what it did wrong is in the record
 
 
-def _wire(codec: ServerSide, status: int, fields: Fields, body: bytes, *, close: bool) -> list[Buffer]:
+def _wire(
+    codec: ServerSide, status: int, fields: Fields, body: bytes, framing: Framing, *, close: bool
+) -> list[Buffer]:
     """A whole response, as it goes out."""
-    return [codec.send_response(status, fields, of_length(len(body)), close=close), *codec.send_data(body), codec.end()]
+    return [codec.send_response(status, fields, framing, close=close), *codec.send_data(body), codec.end()]
 
 
 def _filtered(exchange: Exchange, status: int, fields: Fields) -> Fields:

@@ -314,6 +314,8 @@ class Attempt:
             if isinstance(event, Data):
                 buffers += codec.send_data(event.data)
             elif isinstance(event, EndOfBody):
+                if self.exchange.call is not None:
+                    self.exchange.call.heard(event.trailers)
                 buffers.append(codec.end(event.trailers))
                 return True
             elif isinstance(event, NeedData):
@@ -337,6 +339,8 @@ class Attempt:
 
     def _take_final(self, response: ResponseHead) -> bytes:
         self.first_byte_at = trio.current_time()
+        if self.exchange.call is not None:
+            self.exchange.call.heard(response.fields)
         fields = self.exchange.incoming_fields(response)
         codec = self.down.codec
         if response.status == 101:

@@ -35,6 +35,7 @@ from tcpgate.proxy.ask import ask
 from tcpgate.proxy.attempt import Attempt
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.body import RequestBody
+from tcpgate.proxy.grpc import call_of
 from tcpgate.state.keys import key_of
 from tcpgate.state.runtime import USABLE, EndpointRuntime, UpstreamRuntime
 from tcpgate.state.snapshot import RoutePlan
@@ -65,6 +66,8 @@ class Exchange:
         tls = None if connection.arrived is None else connection.arrived.tls
         self.view = RequestView(head=head, client=heads.client_of(connection, head), tls=tls)
         self.client = record.client = self.view.client_text
+        self.call = call_of(head)
+        """What is different about it if it is a gRPC call."""
         self.plan: RoutePlan | None = None
         self.attempt: Attempt | None = None
         """The one under way, or the last."""
@@ -117,7 +120,8 @@ class Exchange:
                 return
             self.plan = plan = self._route()
             began = trio.current_time() if self.begun is None else self.begun.routed_at
-            self.scope.deadline = began + plan.spec.timeout
+            timeout = plan.spec.timeout if self.call is None else min(plan.spec.timeout, self.call.timeout)
+            self.scope.deadline = began + timeout
             if plan.filters:
                 await self._filter(plan)
             if plan.spec.respond is not None or plan.spec.redirect is not None:
@@ -126,7 +130,8 @@ class Exchange:
                 await self._forward(self._upstream(plan))
         if self.scope.cancelled_caught:
             self._blame_silence(plan)
-            raise Refused(Reason.EXCHANGE_TIMEOUT, f"the route allows {plan.spec.timeout:g}s")
+            who = "the route" if timeout == plan.spec.timeout else "the call's grpc-timeout"
+            raise Refused(Reason.EXCHANGE_TIMEOUT, f"{who} allows {timeout:g}s")
 
     def _blame_silence(self, plan: RoutePlan) -> None:
         """An endpoint that said nothing in most of the exchange's time has failed, whoever's clock ran out first."""
