@@ -130,7 +130,7 @@ RESET: dict[str, tuple[bytes, int]] = {
         headers(1, LENGTH_3, end=False) + data(1, b"abc") + data(1, b"d", end=True),
         f.PROTOCOL_ERROR,
     ),
-    "8.1.1 Content-Length without content": (headers(1, LENGTH_3), f.PROTOCOL_ERROR),
+    "8.1.1 Content-Length without content": (headers(1, (*POST, (b"content-length", b"1"))), f.PROTOCOL_ERROR),
     "8.1.1 less than Content-Length before trailers": (
         headers(1, LENGTH_3, end=False) + data(1, b"ab") + headers(1, ((b"a", b"b"),)),
         f.PROTOCOL_ERROR,
@@ -290,6 +290,26 @@ def test_data_on_a_stream_that_both_sides_ended_is_reset_once_and_told_to_nobody
     peer.say(data(1, b"x"), data(1, b"x"))
     assert peer.heard() == [(f.RST_STREAM, 0, 1, word(f.STREAM_CLOSED))]
     assert peer.resets == []
+
+
+@pytest.mark.parametrize(("payload", "code"), [(b"\0\0\0\0", f.FRAME_SIZE_ERROR), (b"\0\0\0\1\1", f.PROTOCOL_ERROR)])
+def test_a_wrong_priority_is_an_error_of_a_stream_that_has_ended_too(payload: bytes, code: int) -> None:
+    peer = Peer()
+    peer.say(DONE)
+    peer.machine.send_headers(1, ((b":status", b"204"),), end=True)
+    peer.heard()
+    peer.say(frame(f.PRIORITY, 0, 1, payload))
+    assert peer.reset(1) == code
+    assert peer.resets == []
+
+
+def test_connection_credit_is_not_lost_with_data_for_a_stream_that_has_ended() -> None:
+    peer = Peer(ours=Settings(connection_window=65535))
+    for stream in (1, 3, 5):
+        peer.say(headers(stream))
+        peer.machine.send_headers(stream, ((b":status", b"204"),), end=True)
+        peer.say(data(stream, b"x" * 16_000))
+    assert (f.WINDOW_UPDATE, 0, 0, word(48_000)) in peer.heard()
 
 
 def test_a_head_in_many_frames_is_one_head() -> None:

@@ -142,6 +142,15 @@ def test_the_stream_that_goes_beyond_its_window_is_reset_and_its_credit_not_lost
     assert (f.WINDOW_UPDATE, 0, 0, word(70_001)) in peer.heard()
 
 
+def test_padding_takes_its_part_of_the_window() -> None:
+    peer = Peer(ours=Settings(window=65_535))
+    padded = frame(f.DATA, f.PADDED, 1, bytes((255,)) + b"x" * 15_744 + bytes(255))
+    peer.say(headers(1, POST, end=False), *[padded] * 4)
+    assert peer.resets == []
+    peer.say(data(1, b"x" * 1536))
+    assert peer.resets == [(1, f.FLOW_CONTROL_ERROR, True)]
+
+
 def test_the_peer_that_goes_beyond_the_connections_window_is_gone() -> None:
     peer = Peer(ours=NARROW)
     peer.say(headers(1, POST, end=False), headers(3, POST, end=False))
@@ -277,6 +286,7 @@ def test_informational_heads_come_before_the_response() -> None:
     "wrong",
     [
         data(1, b"x"),
+        headers(1, (*OK, (b"content-length", b"1"))),
         headers(1, ((b":status", b"100"),)),
         headers(1, ((b":status", b"101"),), end=False),
         headers(1, ((b"a", b"b"),), end=False),

@@ -155,6 +155,8 @@ class Reading(Blocks):
             self._fault(number, code, problem)
         elif problem and self._is_idle(number):
             raise Fatal(code, problem)  # an idle stream has no RST_STREAM (6.4)
+        elif problem:
+            self._refuse(number, code)
         self._count(floods.PRIORITY)
 
     def _on_rst_stream(self, flags: int, number: int, payload: bytes) -> None:
