@@ -188,11 +188,9 @@ class Worker:
     async def _build(self, held: Held) -> None:
         """Build what the message says, in a thread, and hold it. Says so either way, unless it was dropped since."""
         message = held.prepare
-        make = functools.partial(
-            self.compile,
-            *(message.config, message.generation, message.slots, kinds.make_filter),
-            self.plane.snapshot if self.plane else None,
-        )
+        before = self.plane.snapshot if self.plane else None
+        parts = message.config, message.generation, message.slots, kinds.make_filter, before
+        make = functools.partial(self.compile, *parts)
         problem: str | None = None
         with held.build:
             try:
