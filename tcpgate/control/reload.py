@@ -102,8 +102,12 @@ class Beside(Protocol):
 class Sockets(Protocol):
     """Opens and releases listening sockets; `net/bound.py`."""
 
-    def bind(self, text: str, backlog: int) -> socket.socket:
-        """Raises OSError."""
+    def bind(self, text: str, backlog: int, mode: int) -> socket.socket:
+        """`mode`: of a unix socket's file. Raises OSError."""
+        ...
+
+    def permit(self, text: str, mode: int) -> None:
+        """Change that, as far as the host allows. Never raises."""
         ...
 
     def start(self, text: str) -> None:
@@ -280,7 +284,7 @@ class Reloader:
                 if text in self.sockets or text in fresh:
                     continue
                 try:
-                    fresh[text] = self._binder.bind(text, listener.backlog)
+                    fresh[text] = self._binder.bind(text, listener.backlog, int(listener.mode, 8))
                 except OSError as exc:
                     file, line = loaded.sources.where(("listeners", name, "bind", index))
                     path = f"listeners.{name}.bind[{index}]"
@@ -338,6 +342,9 @@ class Reloader:
         for text, backlog in _backlogs(config).items():
             if backlogs.get(text, backlog) != backlog:
                 self.sockets[text].listen(backlog)
+        for listener in config.listeners.values():
+            for text in listener.bind:
+                self._binder.permit(text, int(listener.mode, 8))
         self._beside.apply(config, old)
 
     # -- the truth about it -----------------------------------------------------------------------------------------

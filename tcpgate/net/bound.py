@@ -17,6 +17,7 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 
 import attrs
@@ -38,11 +39,14 @@ class Binder:
     _waiting: dict[str, tuple[int, list[socket.socket]]] = attrs.field(factory=dict)
     """Bind text of a socket that has its address, but does not listen yet -> its backlog, and what is in its way."""
 
-    def bind(self, text: str, backlog: int) -> socket.socket:
-        """A socket for `text`, which listens after `start` at the latest. Raises OSError with a text for people."""
+    def bind(self, text: str, backlog: int, mode: int = 0o660) -> socket.socket:
+        """A socket for `text`, which listens after `start` at the latest. Raises OSError with a text for people.
+
+        `mode`: who may connect to a unix socket, as chmod(1) has it.
+        """
         address = parse_bind(text)
         try:
-            sock = listen.bind(text, backlog=backlog, inherited=self.inherited)
+            sock = listen.bind(text, backlog=backlog, inherited=self.inherited, mode=mode)
         except OSError as exc:
             ours = self._in_the_way(address) if isinstance(address, HostPort) and exc.errno == errno.EADDRINUSE else []
             if not ours:
@@ -55,6 +59,16 @@ class Binder:
             self._files[text] = (found.st_dev, found.st_ino)
         self._open[text] = sock
         return sock
+
+    def permit(self, text: str, mode: int) -> None:
+        """Give a unix socket's file another mode, if it is there and still ours. Never raises."""
+        made, address = self._files.get(text), parse_bind(text)
+        if made is None or not isinstance(address, UnixPath):
+            return
+        with contextlib.suppress(OSError):  # somebody has taken it away
+            found = os.stat(address.path)
+            if (found.st_dev, found.st_ino) == made and stat.S_IMODE(found.st_mode) != mode:
+                os.chmod(address.path, mode)
 
     def start(self, text: str) -> None:
         """Listen, if it does not yet. Raises OSError."""

@@ -62,8 +62,11 @@ class NoWorkers:
 class NoSockets:
     """Listens nowhere."""
 
-    def bind(self, text: str, backlog: int) -> socket.socket:
+    def bind(self, text: str, backlog: int, mode: int) -> socket.socket:
         return socket.socket()
+
+    def permit(self, text: str, mode: int) -> None:
+        """There is no file."""
 
     def start(self, text: str) -> None:
         """Still nowhere."""

@@ -53,7 +53,7 @@ class Binder:
     open: dict[str, Listening] = attrs.field(factory=dict)
     opened: list[str] = attrs.field(factory=list)
 
-    def bind(self, text: str, backlog: int) -> socket.socket:
+    def bind(self, text: str, backlog: int, mode: int) -> socket.socket:
         if text in self.taken:
             raise OSError(errno.EADDRINUSE, f"cannot listen on {text}: the address is already in use")
         assert text not in self.open, "bound twice"
@@ -61,6 +61,9 @@ class Binder:
         sock.listen(backlog)
         self.opened.append(text)
         return sock
+
+    def permit(self, text: str, mode: int) -> None:
+        """There is no file."""
 
     def start(self, text: str) -> None:
         assert text in self.open

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,22 @@ def test_the_same_path_can_be_bound_again_after_its_release(tmp_path: Path) -> N
     for _ in range(3):
         binder.release(text, binder.bind(text, 5))
     assert os.listdir(tmp_path) == []
+
+
+def test_a_unix_socket_has_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    binder, path = Binder(), tmp_path / "a.sock"
+    sock = binder.bind(f"unix:{path}", 5, 0o600)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    binder.permit(f"unix:{path}", 0o666)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666
+    path.unlink()
+    path.touch(0o600)
+    binder.permit(f"unix:{path}", 0o644)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600, "it is somebody else's"
+    path.unlink()
+    binder.permit(f"unix:{path}", 0o644)
+    binder.permit("127.0.0.1:1", 0o644)
+    binder.release(f"unix:{path}", sock)
 
 
 def test_an_inherited_socket_and_its_file_are_systemds(tmp_path: Path) -> None:
