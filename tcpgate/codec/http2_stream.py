@@ -160,11 +160,6 @@ class ServerStream:
         """The head of a final response has gone out: what goes wrong now can only cut it short."""
         return bool(self._status)
 
-    @property
-    def said_all(self) -> bool:
-        """Our half of the stream has its end, or what will give it one."""
-        return self._is_last
-
     def send_informational(self, status: int, fields: Fields = NO_FIELDS) -> bytes:
         """A 1xx. A 101 is 200 here (RFC 8441 5), and what follows it is the tunnel; UpstreamError if it accepts
         what we did not offer."""

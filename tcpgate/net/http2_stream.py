@@ -42,6 +42,8 @@ class StreamCarrier:
         self.bytes_in = self.bytes_out = 0
         """Heads as they were or would be written, and data."""
         self.closed = False
+        self.write_ended = False
+        """Our half of the stream has its end."""
         self.lost: GateError | None = link.lost
         """Why it cannot go on."""
         self._link = link
@@ -152,7 +154,8 @@ class StreamCarrier:
         if size and not count:
             return 0
         piece = data if count == size and isinstance(data, bytes) else bytes(data[:count])
-        machine.send_data(self.number, piece, end and count == size)
+        self.write_ended = end and count == size
+        machine.send_data(self.number, piece, self.write_ended)
         self.bytes_out += count
         self._link.wake()
         return count
@@ -201,7 +204,8 @@ class StreamCarrier:
     def _send_block(self, block: Block) -> None:
         if self.lost is not None or not self._link.machine.may_send(self.number):
             raise self._gone()
-        self._link.machine.send_block(self.number, block, isinstance(block, LastBlock))
+        self.write_ended = isinstance(block, LastBlock)
+        self._link.machine.send_block(self.number, block, self.write_ended)
         self.bytes_out += HEAD_SIZE + len(block)
         self._link.wake()
 

@@ -103,7 +103,8 @@ class StreamConnection(Downstream):
         """The stream is over: the client, or a rule that it broke, has ended it."""
         self.stream.fail(exc)
         exchange = self._exchange
-        if exchange is not None and not self.is_long:
+        # Once our half has ended, the client has got everything: what it does now is no abort.
+        if exchange is not None and not self.is_long and not self.stream.write_ended:
             exchange.failure = exchange.failure or self.stream.lost  # the first reason, if this is another
             self._scope.cancel()
 
