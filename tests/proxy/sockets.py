@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
+import re
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -19,16 +22,22 @@ from trio_websocket import (
 from tests.plane import TestPlane
 from tests.proxy.scripted import head, rest
 
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ASK = (
     b"GET / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-AGREE = (
-    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-    b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
 )
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MASK = b"\x11\x22\x33\x44"
+
+
+def agree(key: bytes) -> bytes:
+    """The head of a 101 to `key`, but for the empty line (RFC 6455 4.2.2)."""
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n"
+    )
 
 
 def frame(opcode: int, payload: bytes = b"", *, masked: bool, fin: bool = True, bits: int = 0) -> bytes:
@@ -136,8 +145,10 @@ async def hand_over(nursery: trio.Nursery, *fields: bytes) -> tuple[int, trio.Me
 
     async def one(stream: trio.SocketStream) -> None:
         async with stream:
-            await head(stream)
-            await stream.send_all(AGREE + b"".join(field + b"\r\n" for field in fields) + b"\r\n")
+            asked = await head(stream)
+            key = re.search(rb"\r\nsec-websocket-key: *(\S+)", asked, re.IGNORECASE)
+            assert key is not None
+            await stream.send_all(agree(key[1]) + b"".join(field + b"\r\n" for field in fields) + b"\r\n")
             await send.send(stream)
             await trio.sleep_forever()
 

@@ -12,6 +12,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketRequest
 
 from tests.plane import TestPlane, serving
+from tests.proxy.http2_client import http2_client
 from tests.proxy.scripted import client, config, head, rest, settled
 from tests.proxy.sockets import (
     BINARY,
@@ -30,6 +31,7 @@ from tests.proxy.sockets import (
     server,
     socket,
 )
+from tests.proxy.test_http2_websocket import connect, received
 
 LIMIT = 1000
 INSPECT = f'websocket = {{ max_message = "{LIMIT}B", ping = "30s" }}'
@@ -360,3 +362,31 @@ async def test_a_drain_waits_for_the_end_of_the_message(tmp_path: Path, nursery:
         await exactly(both.client, whole[3:])
         opcode, payload = await next_frame(both.client)
         assert (opcode, code_of(payload)) == (CLOSE, 1012)
+
+
+# -- over HTTP/2 ----------------------------------------------------------------------------------------------------
+
+
+async def test_frames_are_read_of_a_websocket_over_http2_too(tmp_path: Path, nursery: trio.Nursery) -> None:
+    port, accepted = await hand_over(nursery)
+    good, large = frame(TEXT, b"good", masked=True), frame(BINARY, b"x" * (LIMIT + 1), masked=True)
+    async with (
+        serving(tmp_path, config(port, route=INSPECT, listener="http2 = true")) as plane,
+        http2_client(plane) as two,
+    ):
+        number = await connect(two)
+        server_side = await accepted.receive()
+        assert (await two.head(number)).status == 200
+        await two.send(number, good)
+        await exactly(server_side, good)
+        await server_side.send_all(frame(TEXT, b"answer", masked=False))
+        await received(two, number, 8)
+        await two.send(number, large)
+        told = await received(two, number, 12)
+        assert (await next_frame(server_side))[0] == CLOSE
+        await server_side.send_all(close(1001, masked=False))
+        assert (await two.answer(number)).ended
+        record = await plane.record()
+    assert frames(told)[0] == (TEXT, b"answer")
+    assert (frames(told)[1][0], code_of(frames(told)[1][1])) == (CLOSE, 1009)
+    assert (record.status, record.reason) == (101, "message_too_large")

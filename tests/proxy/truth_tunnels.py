@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from tests.proxy.scripted import SWITCHING, UPGRADE
-from tests.proxy.sockets import AGREE, ASK, TEXT, close, frame
+from tests.proxy.sockets import ASK, KEY, TEXT, agree, close, frame
 from tests.proxy.truth import ClientPlay, OriginPlay, Row, Stage, Up
 from tests.proxy.truth_messages import body
 
@@ -123,7 +123,7 @@ async def frames_there(stage: Stage) -> None:
 async def frames_back(up: Up) -> None:
     """An origin's play: its other side."""
     await up.request()
-    await up.send(AGREE + b"\r\n" + frame(TEXT, b"hello", masked=False))
+    await up.send(agree(KEY) + b"\r\n" + frame(TEXT, b"hello", masked=False))
     await up.exactly(len(frame(TEXT, b"early", masked=True)))
     await up.exactly(len(close(1000, masked=True)))
     await up.send(close(1000, masked=False))
