@@ -413,6 +413,25 @@ async def test_the_header_goes_before_tls(stage: Stage) -> None:
         assert header.size == len(wire.header)
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+async def test_nginx_reads_the_header(stage: Stage, version: str, tmp_path: Path, free_port: FreePort) -> None:
+    port = free_port()
+    seen = 'location /seen { return 200 "$proxy_protocol_addr $proxy_protocol_server_port"; }'
+    nginx = make_nginx(tmp_path / "nginx", port, seen)
+    text = (tmp_path / "nginx/nginx.conf").read_text()
+    (tmp_path / "nginx/nginx.conf").write_text(text.replace(f"{port} backlog", f"{port} proxy_protocol backlog"))
+    nginx.start()
+    config = stage.config(port, upstream=f'proxy_protocol = "{version}"').partition("[upstreams.api.tls]")[0]
+    try:
+        async with serving(stage.folder, config) as plane:
+            asking = GET.replace(b"GET /", b"GET /seen")
+            for listener in ("web", "flow"):
+                said = await ask(plane, asking, asking, listener=listener)
+                assert said.count(b"\r\n\r\n127.0.0.1 %d" % plane.port(listener)) == 2, said
+    finally:
+        nginx.kill()
+
+
 # -- unix sockets ---------------------------------------------------------------------------------------------------
 
 
