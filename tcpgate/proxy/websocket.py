@@ -5,7 +5,7 @@
     parting   it ends for a reason: a side breaks the rules, is lost, or ends without a Close; nothing moves any more;
               the gateway drains, or the endpoint is removed. Who has not had a Close gets one of ours, and what comes
               from it still goes on, up to and with its answer, which is the other side's Close.
-    over      both have had a Close and said one, or have ended, or `FAREWELL` is over. A side that has had its Close
+    over      both have had a Close and said one, or have ended, or their time is over. A side that has had its Close
               whole is closed in good order, any other one is reset.
 
 A frame of ours goes out where one of the sender's ends; a Close on a drain where a message ends, if that comes soon.
@@ -39,6 +39,9 @@ TOKEN = b"websocket"
 """What an upgrade to it asks for."""
 FAREWELL = 2.0
 """Seconds that both sides have for their answers to a Close of ours: round trips, and what is on its way."""
+DRAIN_FAREWELL = 5.0
+"""The same on a drain, where nobody is at fault and all of them may come at once. A client that has not read our Close
+when we close may lose it: what it still sends is answered with a reset."""
 
 
 async def run(
@@ -169,7 +172,7 @@ class _Session:
         self._taken = 0
         """How much the client's kernel had taken by then."""
         self._leave_at = math.inf
-        self._patience = FAREWELL
+        self._patience = DRAIN_FAREWELL
         self._verdict: tuple[Reason, Side, str] | None = None
         """Why we part."""
         self._over_by = math.inf
@@ -182,7 +185,7 @@ class _Session:
     def leave_by(self, deadline: float) -> float:
         """Be over by `deadline`, or as soon after now as a farewell takes; when it may be cancelled."""
         now = trio.current_time()
-        self._patience = min(FAREWELL, self._plane.snapshot.config.gateway.drain)
+        self._patience = min(DRAIN_FAREWELL, self._plane.snapshot.config.gateway.drain)
         end = max(deadline, now + self._patience)
         self._leave_at = end - self._patience
         self._pause.cancel()

@@ -333,7 +333,7 @@ async def test_a_client_that_is_lost_is_told_to_the_server(tmp_path: Path, nurse
 
 async def test_a_drain_says_restart_and_the_clients_last_words_still_go(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with opened(tmp_path, nursery) as (plane, both):
-        plane.servers["web"].retire(3)
+        plane.servers["web"].retire(6)
         for text in (b"before", b"and yet"):
             await both.client.send_all(frame(TEXT, text, masked=True))
             assert await next_frame(both.server) == (TEXT, text)
