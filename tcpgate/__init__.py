@@ -29,7 +29,8 @@ The life of a request takes one of two paths, which answer, count and log alike.
     lane            no task: plain callbacks on one epoll set per worker (`net/lane.py`). `proxy/ride.py` is the
                     connection; `proxy/asking.py` reads a plain head (`codec/express.py`), looks up what it comes to
                     (`proxy/prepared.py`), picks and asks; `proxy/express.py` passes the answer on,
-                    `proxy/outflow.py` the rest of a long one; `proxy/express_end.py` closes the books.
+                    `proxy/outflow.py` the rest of a long one; `proxy/ledger.py` closes the books, a turn at a time,
+                    and `proxy/express_end.py` those of what failed.
 
 A connection begins in the lane. What the lane cannot do at once it hands over to the readable path, from exactly where
 it is (`proxy/begun.py`), and gets the connection back after that exchange. A flow, of a tcp listener, is

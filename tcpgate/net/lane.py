@@ -85,7 +85,7 @@ class Lane:
         """Callbacks that raised."""
         self.turns = 0
         """Batches so far."""
-        self.at_end_of_turn: Callable[[], None] = _nothing
+        self.at_end_of_turn: Callable[[], None] | None = None
         """Called behind each batch: what its callbacks have left to do together. Must not raise."""
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}
@@ -154,14 +154,15 @@ class Lane:
                     callback(ready)
                 except Exception as exc:  # a bug must cost one rider, not the lane
                     rider = callback.__self__  # type: ignore[attr-defined]  # a bound method of a rider
-                    if not self._fault(rider, exc) and callbacks.get(fd) is callback:
+                    if not self.fault(rider, exc) and callbacks.get(fd) is callback:
                         self.remove(fd)  # or it would be called again, and again
-        self.at_end_of_turn()
+        if self.at_end_of_turn is not None:
+            self.at_end_of_turn()
         self.in_turn = False
         return True
 
-    def _fault(self, rider: Rider, exc: Exception) -> bool:
-        """Tell the rider; whether it could take the news."""
+    def fault(self, rider: Rider, exc: Exception) -> bool:
+        """Tell the rider of a bug in what was done for it; whether it could take the news. Never raises."""
         self.faults += 1
         log.error("a callback failed: rider=%r", rider, exc_info=exc)
         try:
@@ -187,10 +188,6 @@ class Lane:
                     try:
                         rider.sweep(now)
                     except Exception as exc:  # as in `turn`
-                        if not self._fault(rider, exc):
+                        if not self.fault(rider, exc):
                             self.timed.discard(rider)
             await checkpoint()
-
-
-def _nothing() -> None:
-    pass

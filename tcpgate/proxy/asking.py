@@ -135,12 +135,10 @@ class Asking(Ride):
         self.is_fresh = False
         careful, request, shared = self.careful, self.request, self.shared
         upstream = shared.upstreams.get(prepared.upstream or shared.split(prepared.plan, request, client))
-        endpoint: EndpointRuntime | None = None
+        endpoint = None
         if upstream is not None:
-            spread = upstream.spread
-            key = shared.key(upstream.spec.hash_key, request, client) if spread.keyed else 0
-            # As `upstream.pick`, which asks besides whether what it found is what it was given.
-            endpoint = spread.pick(key, (), self.started)  # type: ignore[assignment]
+            key = shared.key(upstream.spec.hash_key, request, client) if upstream.spread.keyed else 0
+            endpoint = upstream.pick(key, (), self.started)
         if upstream is None or endpoint is None:
             if careful is not None:
                 self.id = careful.id.encode()

@@ -1,9 +1,9 @@
 """The books of exchanges that went well in the lane: their counters and their access lines, a turn of the lane at once.
 
-Theory of operation. An exchange that has ended leaves its facts in the ledger of its listener, route and endpoint, and
-nobody may have to wait for them: the lane has every ledger closed at the end of each turn. So no task and no other
-process sees an exchange that is over and not in the books. What a turn brings is added up first and counted once. Only
-what others of the same turn go by is told at once, by the rider: how many are in flight.
+Theory of operation. An exchange that has ended leaves its facts in the ledger of its listener, route and endpoint. At
+the end of the turn the lane has every ledger closed, so no task sees an exchange that is over and not in the books.
+What a turn brings is added up first and counted once. Only what others of the same turn go by is told at once, by the
+rider: how many are in flight.
 
 The same facts as `account.py` leaves for an exchange on the readable path. Synchronous. Owner: the listener's
 `HttpListener`; the plane knows those that are open.
@@ -11,7 +11,6 @@ The same facts as `account.py` leaves for an exchange on the readable path. Sync
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from tcpgate.proxy.prepared import Prepared
 
 WORKER_LANE_EXCHANGES = WORKER_FIELDS.index("lane_exchanges")
-
-log = logging.getLogger("tcpgate.proxy.ledger")
 
 Ended = tuple[
     "HttpRider", "Prepared", "Careful | None", bytes, int, float, float, float, float, float, float, int, int, int, int
@@ -68,9 +65,8 @@ class Ledger:
         try:
             self._close(ended)
         except Exception as exc:  # a bug must cost the connections that it meets, not the lane
-            log.exception("the books of %d exchanges failed: route=%s", len(ended), self.plan.name)
             for rider, *_ in ended:
-                rider.on_fault(exc)
+                self._plane.lane.fault(rider, exc)
 
     def _close(self, ended: list[Ended]) -> None:
         plane, plan, endpoint, target = self._plane, self.plan, self.endpoint, self._target

@@ -84,7 +84,8 @@ class Prepared:
         self.end = b"\r\n\r\n" if length is None else b"\r\nContent-Length: %d\r\n\r\n" % length
         """From behind the request id to the end of the head."""
         self.is_head = request.method == b"HEAD"
-        self.repeatable = request.method in IDEMPOTENT
+        self.repeatable = request.method in IDEMPOTENT and not length
+        """It may be sent again, if the endpoint closes as it comes."""
         self.asked = request.method, request.host, request.path
         """What a record says of it."""
         # No character that the codec lets through in any of them needs an escape in JSON.
