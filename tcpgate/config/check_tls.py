@@ -35,6 +35,9 @@ def check_tls(config: schema.Config, names: Names, report: Report) -> None:
     for name, upstream in config.upstreams.items():
         if upstream.tls is not None:
             _check_upstream_tls(("upstreams", name, "tls"), upstream.tls, report)
+            if upstream.health is not None and upstream.health.tls and (upstream.tls.verify or upstream.tls.pin):
+                text = "judges no certificate, so an endpoint whose certificate is refused looks healthy; ask by http"
+                report.warn(("upstreams", name, "health", "tls"), text)
         if upstream.http != "http/1.1" and name not in served and any(_leads(config, name)):
             report.warn(("upstreams", name, "http"), "has no effect: only tcp listeners lead here, and they move bytes")
     for name, route in config.routes.items():

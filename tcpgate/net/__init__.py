@@ -7,6 +7,12 @@
     pipes     splice(2): bytes from socket to socket inside the kernel
     relay     both ways between two streams until both have ended
 
+TLS:
+
+    tls_socket  a connection that behaves as a plain socket does; openssl: what the ssl module does not offer of it
+    tls_server  the context for a client, chosen by its hello; tls_names, tickets: names in certificates, shared keys
+    tls_client  contexts for endpoints, and the handshake with them
+
 By callbacks instead of tasks:
 
     lane        one epoll set per worker, and the sweep that looks at time limits

@@ -86,7 +86,7 @@ class TlsSocket(ssl.SSLSocket):
 
     _sslobj: _Connection | None
     _first: bytes = b""  # received, by `MSG_PEEK`, and not yet given out
-    _late: OSError | None = None  # why nothing more will be received
+    _late: tuple[int, str] | None = None  # why nothing more will be received; no exception, which would hold us
     _ended: bool = False  # nothing more will be received, and all is well
     _begun: int = 0  # length of the piece that OpenSSL has begun to send
     _said_goodbye: bool = False
@@ -150,7 +150,7 @@ class TlsSocket(ssl.SSLSocket):
             raise ValueError(f"a TLS stream cannot be received with flags {flags:#x}")
         if not self._first:
             if self._late is not None:
-                raise self._late
+                raise OSError(*self._late)
             if self._ended:
                 return b""
             self._first = self.recv(bufsize)
@@ -166,19 +166,17 @@ class TlsSocket(ssl.SSLSocket):
         if isinstance(exc, ssl.SSLZeroReturnError):  # close_notify, after ours
             return self._over()
         if not isinstance(exc, ssl.SSLError):
-            self._late = exc
+            self._late = exc.errno or errno.EIO, exc.strerror or str(exc)
         elif not isinstance(exc, ssl.SSLEOFError):
-            self._late = _broken(exc)
-        elif (
-            getattr(exc, "reason", None) is None
-        ):  # the kernel's word, which the ssl module of 3.11 forgets; an end has a reason
-            self._late = ConnectionResetError(errno.ECONNRESET, "the connection was reset")
+            self._late = errno.EPROTO, _words(exc)
+        elif getattr(exc, "reason", None) is None:  # the kernel's word, which the ssl module of 3.11 forgets
+            self._late = errno.ECONNRESET, "the connection was reset"
         elif self.strict_end:
-            self._late = ConnectionResetError(errno.ECONNRESET, "the stream ended without close_notify")
+            self._late = errno.ECONNRESET, "the stream ended without close_notify"
         else:
             return self._over()
         self._stay_readable()
-        raise self._late from exc
+        raise OSError(*self._late) from exc
 
     def _over(self) -> bytes:
         """The stream's good end: b"", now and for good."""
@@ -330,10 +328,15 @@ def _not_now() -> BlockingIOError:
 
 
 def _broken(exc: ssl.SSLError) -> OSError:
-    """What the peer did wrong, or said is wrong, as a protocol error."""
+    """Why nothing more can be sent: what the peer did wrong, or said is wrong, as a protocol error."""
     if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError) or exc.reason == "PROTOCOL_IS_SHUTDOWN":
         return BrokenPipeError(errno.EPIPE, "the TLS connection has ended")
-    return OSError(errno.EPROTO, f"TLS: {exc.reason or exc}".replace("_", " ").lower())
+    return OSError(errno.EPROTO, _words(exc))
+
+
+def _words(exc: ssl.SSLError) -> str:
+    """OpenSSL's reason, readable."""
+    return f"TLS: {exc.reason or exc}".replace("_", " ").lower()
 
 
 def _joined(buffers: Iterable[Buffer]) -> Iterator[Buffer]:

@@ -364,6 +364,14 @@ def test_after_our_goaway_new_streams_are_ignored_and_old_ones_served() -> None:
     assert isinstance(peer.events[-1], DataReceived)
 
 
+def test_a_later_goaway_never_takes_back_what_an_earlier_one_said() -> None:
+    peer = Peer()
+    peer.say(OPEN)
+    peer.machine.go_away()
+    peer.machine.go_away(last=f.LARGEST)
+    assert [frame[3][:4] for frame in peer.heard()] == [word(1), word(1)]
+
+
 def test_a_goaway_of_the_peer_is_told() -> None:
     peer = Peer()
     assert peer.say(frame(f.GOAWAY, 0, 0, word(0) + word(2) + b"bye")) == [GoAwayReceived(0, 2, b"bye")]

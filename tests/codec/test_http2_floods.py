@@ -133,7 +133,17 @@ def test_a_peer_that_does_not_read_its_answers_is_gone() -> None:
     for number in range(600, 1100):
         peer.say(headers(stream_of(number)), frame(f.PING, 0, 0, b"12345678"))
     assert peer.failure() == f.ENHANCE_YOUR_CALM
+    assert "does not read" in repr(peer.events[-1])
     assert len(peer.machine.out) < 64_000
+
+
+def test_a_peer_that_reads_its_answers_may_go_on() -> None:
+    peer = Peer()
+    for number in range(3000):
+        peer.say(headers(stream_of(number)), frame(f.PING, 0, 0, b"12345678"))
+        peer.machine.reset(stream_of(number), f.CANCEL)
+        peer.machine.take_out()
+    assert peer.failure() is None
 
 
 def test_a_bomb_costs_one_stream_and_no_memory() -> None:
@@ -161,7 +171,10 @@ def test_many_streams_one_after_another_leave_nothing_behind() -> None:
     sizes: list[int] = []
     for number in range(6000):
         peer.machine.receive(headers(stream_of(number)), 0.0)
-        peer.machine.send_headers(stream_of(number), OK, end=True)
+        if number % 2:
+            peer.machine.send_headers(stream_of(number), OK, end=True)
+        else:
+            peer.machine.reset(stream_of(number), f.CANCEL)
         peer.machine.take_out()
         if number in (2999, 5999):
             # Whatever the machine holds, in whichever of its tables.

@@ -134,6 +134,14 @@ def test_credit_goes_out_only_for_what_was_acknowledged() -> None:
     assert peer.heard() == [(f.WINDOW_UPDATE, 0, 1, word(50_000)), (f.WINDOW_UPDATE, 0, 0, word(50_000))]
 
 
+def test_no_more_credit_goes_out_than_there_was_data() -> None:
+    peer = Peer(ours=NARROW)
+    peer.say(headers(1, POST, end=False), *[data(1, b"x" * 16_000)] * 4)
+    peer.machine.acknowledge(1, 1_000_000)
+    peer.machine.acknowledge(1, 1_000_000)
+    assert peer.heard() == [(f.WINDOW_UPDATE, 0, 1, word(64_000)), (f.WINDOW_UPDATE, 0, 0, word(64_000))]
+
+
 def test_the_stream_that_goes_beyond_its_window_is_reset_and_its_credit_not_lost() -> None:
     peer = Peer(ours=NARROW)
     peer.say(headers(1, POST, end=False), *[data(1, b"x" * 16_000)] * 4)

@@ -317,6 +317,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
         upstream('key = "a.key"'),
         ["upstreams.u.tls.key: needs cert as well: one without the other proves nothing"],
     ),
+    "a probe that judges less": (
+        upstream('ca = "ca.pem"\n[upstreams.u.health]\ntls = true'),
+        [
+            "upstreams.u.health.tls: warning: judges no certificate, so an endpoint whose certificate is refused "
+            "looks healthy; ask by http"
+        ],
+    ),
     "a probe of the server as a whole": (
         upstream('ca = "ca.pem"\n[upstreams.u.health]\ngrpc = ""'),
         [],

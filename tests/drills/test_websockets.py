@@ -140,7 +140,7 @@ def put_certificate(folder: Path, certificates: Certificates) -> None:
 
 @pytest.mark.drill
 @pytest.mark.parametrize("transport", ["plain", "tls"])
-async def test_a_thousand_websockets_outlive_a_hundred_reloads_and_hear_a_goodbye(
+async def test_a_thousand_websockets_outlive_every_reload_and_hear_a_goodbye(
     transport: Transport,
     tmp_path: Path,
     free_port: Callable[[], int],
