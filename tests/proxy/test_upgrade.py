@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import ssl
 from pathlib import Path
@@ -257,3 +258,24 @@ async def some(stream: trio.abc.ReceiveStream, count: int) -> bytes:
         while len(said) < count and (chunk := await stream.receive_some(min(1 << 16, count - len(said)))):
             said += chunk
     return bytes(said)
+
+
+async def test_a_tunnel_for_which_the_lane_has_no_room_is_told_so(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def play(stream: trio.SocketStream) -> None:
+        await head(stream)
+        monkeypatch.setattr(plane.plane.lane, "add", full)
+        await stream.send_all(SWITCHING)
+        await rest(stream)
+
+    async with serving(tmp_path, config(await origin(nursery, play))) as plane, client(plane) as stream:
+        await stream.send_all(UPGRADE)
+        await rest(stream)
+        record = await plane.record()
+        monkeypatch.undo()
+        await settled(plane)
+    assert (record.status, record.reason, record.detail) == (101, "file_limit", "No space left on device")

@@ -364,6 +364,47 @@ async def test_a_drain_waits_for_the_end_of_the_message(tmp_path: Path, nursery:
         assert (opcode, code_of(payload)) == (CLOSE, 1012)
 
 
+async def test_an_endpoint_that_is_removed_is_told_as_going_away_and_so_is_the_client(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with opened(tmp_path, nursery, gateway='drain = "1s"') as (plane, both):
+        plane.apply(config(1, route=INSPECT, gateway='drain = "1s"'))
+        opcode, payload = await next_frame(both.client)
+        assert (opcode, code_of(payload)) == (CLOSE, 1001)
+        await both.client.send_all(close(1001, masked=True))
+        await exactly(both.server, close(1001, masked=True))
+        await both.server.send_all(close(1001, masked=False))
+        assert await rest(both.client) == b""
+        assert (await plane.record()).reason == "drained"
+
+
+async def test_a_client_that_does_not_answer_a_drain_costs_no_more_than_its_time(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with opened(tmp_path, nursery, gateway='drain = "1s"') as (plane, both):
+        plane.servers["web"].retire(1)
+        client, at_server = await both.closes()
+        record = await plane.record()
+        await settled(plane)
+    assert [(one, code_of(payload)) for one, payload in client] == [(CLOSE, 1012)]
+    assert [(one, code_of(payload)) for one, payload in at_server] == [(CLOSE, 1001)]
+    assert (record.reason, record.detail) == ("drained", "closed with 1012")
+
+
+async def test_a_frame_that_a_drain_cuts_is_torn_for_whoever_had_its_beginning(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    part = frame(BINARY, b"x" * 500, masked=False)[:100]
+    async with opened(tmp_path, nursery, gateway='drain = "1s"') as (plane, both):
+        await both.server.send_all(part)
+        await exactly(both.client, part)
+        plane.servers["web"].retire(1)
+        with pytest.raises(trio.BrokenResourceError):
+            await both.client.receive_some(1)
+        assert [one for one, _ in frames(await rest(both.server))] == [CLOSE]
+        assert (await plane.record()).reason == "drained"
+
+
 # -- over HTTP/2 ----------------------------------------------------------------------------------------------------
 
 
