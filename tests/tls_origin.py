@@ -250,6 +250,6 @@ async def tls_origin(
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     origin.port = listeners[0].socket.getsockname()[1]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, one, listeners)
+        await nursery.start(trio.serve_listeners, one, listeners)
         yield origin
         nursery.cancel_scope.cancel()

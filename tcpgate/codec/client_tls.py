@@ -8,10 +8,13 @@ Source: RFC 5280 4.1 (Certificate, SubjectPublicKeyInfo), X.690 8.1.3 (lengths),
 
 from __future__ import annotations
 
+import base64
 import hashlib
 
 import attrs
 
+PIN = "sha256/"
+"""What a pin begins with, in text."""
 _CONTEXT_0 = 0xA0
 """Tag of the optional version that a TBSCertificate begins with."""
 _SEQUENCE = 0x30
@@ -50,6 +53,11 @@ class ClientTls:
 def pin_of(certificate: bytes) -> bytes:
     """SHA-256 of the public key (SubjectPublicKeyInfo) of a certificate in DER. ValueError if it is none."""
     return hashlib.sha256(public_key_of(certificate)).digest()
+
+
+def text_of(pin: bytes) -> str:
+    """A pin as the config writes it."""
+    return PIN + base64.b64encode(pin).decode("ascii")
 
 
 def public_key_of(certificate: bytes) -> bytes:

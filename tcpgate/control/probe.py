@@ -222,10 +222,11 @@ async def _greet(asking: Asking, sock: trio.socket.SocketType, tls: ClientTls | 
     try:
         while events := greeter.step():
             await (trio.lowlevel.wait_writable if events == WRITE else trio.lowlevel.wait_readable)(greeter.sock)
-    except BaseException as exc:
+    except GateError as exc:
         greeter.sock.close()
-        if isinstance(exc, GateError):
-            raise Failed(f"{asking.phase}: {exc.detail.removeprefix(f'{target}: ')}") from exc
+        raise Failed(f"{asking.phase}: {exc.detail.removeprefix(f'{target}: ')}") from exc
+    except BaseException:
+        greeter.sock.close()
         raise
     return Link(greeter.sock)
 

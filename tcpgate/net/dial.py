@@ -102,14 +102,20 @@ async def _dial_one(target: Target, deadline: float, greeting: Greeting | None) 
             raise greeter.late()
         if scope.cancelled_caught:
             raise UpstreamError(Reason.CONNECT_TIMEOUT, f"{target}: no answer", retry=Retry.IF_UNSENT)
-    except BaseException as exc:
-        sock.close()
-        if greeter is not None:
-            greeter.sock.close()
-        if isinstance(exc, OSError):
-            raise connect_failed(exc, target) from exc
+    except OSError as exc:
+        _close(sock, greeter)
+        raise connect_failed(exc, target) from exc
+    except BaseException:
+        _close(sock, greeter)
         raise
     return Stream(sock if greeter is None else greeter.sock, Side.UPSTREAM, str(target))
+
+
+def _close(sock: socket.socket, greeter: Greeter | None) -> None:
+    """Whichever of the two objects has the descriptor by now."""
+    sock.close()
+    if greeter is not None:
+        greeter.sock.close()
 
 
 async def _greet(greeter: Greeter) -> None:

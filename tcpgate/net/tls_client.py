@@ -20,14 +20,17 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from tcpgate.codec.client_tls import ClientTls, pin_of
+from tcpgate.codec.client_tls import ClientTls, pin_of, text_of
 from tcpgate.errors import GateError, Reason, Retry, UpstreamError
 from tcpgate.net.lane import READ, WRITE
 from tcpgate.net.tls_socket import TlsSocket, prepare
 
 MAX_CONTEXTS = 256
 """Kept at most; beyond that the oldest goes. One is about 1 MB with the host's authorities in it."""
+SHOWN_NAMES = 5
+"""Names of a wrong certificate that are told."""
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
@@ -133,6 +136,17 @@ class EndpointSocket(TlsSocket):
         if session is not None and (session.has_ticket or (session.id and self.version() == "TLSv1.2")):
             remember((self.context, session))
 
+    @property
+    def names_shown(self) -> list[str]:
+        """Whom the certificate is for that the endpoint has shown, be it refused; empty where that cannot be told."""
+        # Public as SSLSocket.get_unverified_chain from Python 3.13 on; `getpeercert` waits for the handshake's end.
+        inner: Any = self._sslobj
+        try:
+            info = inner.get_unverified_chain()[0].get_info()
+        except (AttributeError, IndexError, TypeError, ValueError, OSError):
+            return []
+        return [value for kind, value in info.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+
     def close(self) -> None:
         """As `TlsSocket.close`."""
         if self.remember is not None:
@@ -216,7 +230,7 @@ class ClientHandshake:
         if spec.pins:
             pin = pin_of(self.sock.getpeercert(binary_form=True) or b"")
             if pin not in spec.pins:
-                raise self._wrong(Reason.TLS_CERTIFICATE, f"its public key has no pin: it is sha256 {pin.hex()}")
+                raise self._wrong(Reason.TLS_CERTIFICATE, f"its public key is not pinned: {text_of(pin)}")
 
     def _failed(self, exc: OSError) -> GateError:
         """What the handshake failed of."""
@@ -234,7 +248,9 @@ class ClientHandshake:
         """OpenSSL's word on the certificate."""
         if exc.verify_code in (_OTHER_NAME, _OTHER_ADDRESS):
             what = "hostname" if exc.verify_code == _OTHER_NAME else "address"
-            return f"{what} mismatch: the certificate is not for {self._name}"
+            names = self.sock.names_shown
+            has = ", ".join(names[:SHOWN_NAMES]) + (", ..." if len(names) > SHOWN_NAMES else "")
+            return f"{what} mismatch: wants {self._name}, certificate has {has or 'no such name'}"[:300]
         return str(exc.verify_message)
 
     def _wrong(self, reason: Reason, what: str) -> UpstreamError:

@@ -12,13 +12,11 @@ import base64
 
 import attrs
 
-from tcpgate.codec.client_tls import ClientTls
+from tcpgate.codec.client_tls import PIN, ClientTls
 from tcpgate.codec.proxy_header import SIGNATURE
 from tcpgate.config import schema
 from tcpgate.config.schema_tls import UpstreamTls
 
-PIN = "sha256/"
-"""What a pin begins with."""
 _LOCAL: dict[str, bytes] = {"off": b"", "v1": b"PROXY UNKNOWN\r\n", "v2": SIGNATURE + b"\x20\x00\x00\x00"}
 
 

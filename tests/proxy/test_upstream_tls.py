@@ -216,7 +216,7 @@ async def test_nginx_is_an_endpoint_by_tls(stage: Stage, tmp_path: Path, free_po
     ("certificate", "says"),
     [
         (origins.expired, "certificate has expired"),
-        (origins.of_another, f"hostname mismatch: the certificate is not for {NAME}"),
+        (origins.of_another, f"hostname mismatch: wants {NAME}, certificate has other.internal, 127.0.0.2"),
         (origins.self_signed, "self-signed certificate"),
         (origins.unknown, "unable to get local issuer certificate"),
     ],
