@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import attrs
 import pytest
 import trio
 
-from tcpgate.codec.proxy_header import ProxyHeader, parse
+from tcpgate.codec.proxy_header import ALPN, ProxyHeader, parse
 from tcpgate.errors import Reason
 from tcpgate.state.runtime import CONNECT_FAILURES, CONNECTS, REUSED
 from tcpgate.stats.totals import worker_figures
@@ -339,7 +340,7 @@ async def test_a_flow_whose_endpoint_proves_nothing_is_reset(stage: Stage, tmp_p
 
 
 async def heard(
-    stage: Stage, version: str, listener: str, play: Callable[[TestPlane, int], Awaitable[object]]
+    stage: Stage, version: str, listener: str, play: Callable[[TestPlane, int], Awaitable[object]], more: str = ""
 ) -> list[bytes]:
     """What an endpoint in the clear hears of each connection, up to the end of its first head."""
     said: list[bytes] = []
@@ -361,6 +362,7 @@ async def heard(
         nursery.start_soon(trio.serve_listeners, hear, listeners)
         port = listeners[0].socket.getsockname()[1]
         text = stage.config(port, upstream=f'proxy_protocol = "{version}"').partition("[upstreams.api.tls]")[0]
+        text = text.replace(f"[listeners.{listener}]", f"[listeners.{listener}]\n{more}")
         async with serving(stage.folder, text) as plane:
             await play(plane, plane.port(listener))
         nursery.cancel_scope.cancel()
@@ -411,6 +413,33 @@ async def test_the_header_goes_before_tls(stage: Stage) -> None:
         assert isinstance(header, ProxyHeader)
         assert header.source is not None
         assert header.size == len(wire.header)
+
+
+@pytest.mark.parametrize("listener", ["web", "flow"])
+async def test_an_endpoint_is_told_of_the_clients_tls(stage: Stage, listener: str) -> None:
+    (stage.folder / "own.pem").write_text(origins.ca_pem())
+    (stage.folder / "site.crt").write_text(origins.good().chain)
+    (stage.folder / "site.key").write_text(origins.good().key)
+    (stage.folder / "site.key").chmod(0o600)
+    pair = '{ cert = "site.crt", key = "site.key" }'
+    table = f'tls = {{ certificates = [{pair}], client_auth = "required", client_ca = "own.pem", alpn = ["http/1.1"] }}'
+    context = ssl.create_default_context(cadata=origins.ca_pem())
+    context.set_alpn_protocols(["http/1.1"])
+    (stage.folder / "ours.pem").write_text(origins.client().both)
+    context.load_cert_chain(stage.folder / "ours.pem")
+
+    async def play(plane: TestPlane, port: int) -> None:
+        async with await trio.open_tcp_stream(HOSTS[listener], port) as raw:
+            stream = trio.SSLStream(raw, context, server_hostname=NAME)
+            await stream.send_all(GET)
+            assert b"200 OK" in await stream.receive_some(65536)
+
+    (said,) = await heard(stage, "v2", listener, play, table)
+    header = parse(said)
+    assert isinstance(header, ProxyHeader)
+    assert (header.authority, header.value(ALPN)) == (NAME, b"http/1.1")
+    assert header.ssl is not None
+    assert (header.ssl.over_tls, header.ssl.verified, header.ssl.version) == (True, True, "TLSv1.3")
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
