@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import attrs
+import pytest
 
 from tcpgate import cli
 from tcpgate.cli import main
@@ -14,6 +15,7 @@ from tcpgate.config import schema
 from tcpgate.config.load import load
 from tcpgate.errors import REASONS
 from tcpgate.stats.record import ACCESS_FIELDS
+from tests import pki
 from tests.bench.__main__ import chosen, parser
 from tests.bench.peers import rivals
 from tests.bench.rows import ROWS
@@ -116,3 +118,25 @@ def test_the_example_is_a_config_that_can_serve(tmp_path: Path) -> None:
     path.write_text(found[1])
     config = load(path, environ={}, credentials=None).config
     assert list(config.upstreams) == ["api"]
+
+
+def test_the_other_examples_are_parts_of_configs_that_can_serve_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    authority = pki.authority()
+    texts = {"clients.pem": authority.chain, "internal.pem": authority.chain, "clients.crl": pki.revoked(authority)}
+    for name, server in (("shop", "admin"), ("api", "api"), ("gateway", "gateway")):
+        leaf = pki.make(f"{server}.example.com", issuer=authority)
+        texts |= {f"{name}.crt": leaf.chain, "api" if name == "api" else f"{name}.key": leaf.private}
+    for name, text in texts.items():
+        Path(name).touch(mode=0o600)
+        Path(name).write_text(text)
+    base = '[listeners.base]\nbind = ["127.0.0.1:9"]\n[routes.base]\nrespond = {}\n'
+    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[1:]
+    assert len(examples) >= 5
+    for example in examples:
+        named = re.findall(r"^\[upstreams\.(\w+)\]", example, re.MULTILINE)
+        routes = "".join(f'[routes.x{name}]\npath = "/x{name}"\nupstream = "{name}"\n' for name in named)
+        Path("gate.toml").write_text(base + example + routes)
+        assert load("gate.toml", environ={}, credentials=tmp_path).warnings == []

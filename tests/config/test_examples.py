@@ -13,6 +13,7 @@ import tomli
 from tcpgate.config import schema, schema_tls, validators
 from tcpgate.config.load import load
 from tcpgate.config.structure import converter
+from tests import pki
 
 ETC = Path(__file__).parents[2] / "etc"
 TEXT = (ETC / "tcpgate.toml").read_text()
@@ -137,3 +138,32 @@ def test_every_class_of_the_schema_has_a_table_in_the_file() -> None:
         validators.Maybe,
     }
     assert classes - not_tables == {*TABLES.values(), *schema.FILTER_SPECS.values()}
+
+
+def test_tables_that_are_commented_out_would_load_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = ""
+    for block in re.split(r"^(?=(?:# )?\[)", TEXT, flags=re.MULTILINE):
+        hidden = block.startswith("# [")
+        text += re.sub(r"^# (?=\[|[a-z_]+ = )|^#(?=[a-z_]+ = )", "", block, flags=re.MULTILINE) if hidden else block
+    assert "\n[upstreams.api.tls]\n" in text
+    authority, admins = pki.authority(), pki.authority("Admins")
+    pairs = {
+        "site": pki.make("site.example.com", "admin.example.com", issuer=authority),
+        "b": pki.make("*.example.com", issuer=authority),
+        "gateway": pki.make("gateway.example.com", issuer=authority),
+    }
+    files = {f"{name}.crt": leaf.chain for name, leaf in pairs.items()}
+    files |= {f"{name}.key": leaf.private for name, leaf in pairs.items()}
+    files |= {"clients.pem": authority.chain, "endpoints.pem": authority.chain, "admins.pem": admins.chain}
+    files |= {"clients.crl": pki.revoked(authority), "admins.crl": pki.revoked(admins)}
+    for name, content in files.items():
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "gate.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    # Each key is shown with a value, and one of them lies idle beside the others'.
+    assert [warning.path for warning in load("gate.toml", environ={}, credentials=None).warnings] == [
+        "listeners.web.tls.client_ca"
+    ]
