@@ -158,6 +158,21 @@ def test_an_entry_larger_than_the_table_empties_it() -> None:
         ours.decode(b"\xbe")
 
 
+def test_an_entry_as_large_as_the_table_fits() -> None:
+    ours = decoder()
+    ours.decode(b"\x40\x01a\x7f\xe0\x1e" + b"x" * 4063)
+    assert ours.decode(b"\xbe").fields == ((b"a", b"x" * 4063),)
+
+
+@pytest.mark.parametrize("update", [b"\x20", b"\x20\x3f\xe1\x1f", b"\x3f\x02"])
+def test_a_smaller_table_forgets_what_it_has_no_room_for(update: bytes) -> None:
+    ours = decoder()
+    ours.decode(b"\x40\x01a\x01b")
+    assert ours.decode(b"\xbe").fields == ((b"a", b"b"),)
+    with pytest.raises(CompressionError):
+        ours.decode(update + b"\xbe")
+
+
 def test_a_bomb_is_decoded_to_nothing_and_the_table_is_still_right() -> None:
     ours = HpackIn(32 << 10, 100)
     ours.decode(b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000)
