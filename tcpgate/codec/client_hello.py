@@ -103,81 +103,70 @@ def parse(data: bytes, limit: int = MAX_HELLO) -> ClientHello | NeedMore | NotTl
     return _read(message[4:whole], at)
 
 
-class _Reader:
-    """Takes a message apart; whatever it does not hold is malformed."""
+def _vector(data: bytes, at: int, size: int) -> tuple[bytes, int]:
+    """What a length of `size` bytes at `at` announces, and where it ends."""
+    start = at + size
+    end = start + int.from_bytes(data[at:start], "big")
+    if end > len(data) or start > len(data):
+        raise _malformed("a length points beyond its end")
+    return data[start:end], end
 
-    __slots__ = ("_at", "_data")
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._data) - self._at
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise _malformed("a length points beyond its end")
-        start, self._at = self._at, self._at + count
-        return self._data[start : self._at]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def vector(self, size: int) -> bytes:
-        """What a length of `size` bytes announces."""
-        return self.take(self.number(size))
+def _whole(value: bytes, size: int, what: str) -> bytes:
+    """What a list holds that fills `value`, and is not empty."""
+    found, end = _vector(value, 0, size)
+    if end != len(value) or not found:
+        raise _malformed(f"a list of {what} that is empty, or too long")
+    return found
 
 
 def _read(body: bytes, size: int) -> ClientHello:
-    reader = _Reader(body)
-    version = reader.number(2)
-    reader.take(32)  # random
-    if len(reader.vector(1)) > 32:
+    session, at = _vector(body, 34, 1)  # behind the version and the random
+    if len(session) > 32:
         raise _malformed("a session id of over 32 bytes")
-    suites = reader.vector(2)
+    suites, at = _vector(body, at, 2)
     if not suites or len(suites) % 2:
         raise _malformed("a list of cipher suites that is empty or odd")
-    if not reader.vector(1):
+    compression, at = _vector(body, at, 1)
+    if not compression:
         raise _malformed("no compression method")
-    name = ""
-    alpn: tuple[str, ...] = ()
-    versions: tuple[int, ...] = (version,)
-    extensions = dict(_extensions(reader))
-    if (given := extensions.get(_SERVER_NAME)) is not None:
-        name = _server_name(given)
-    if (given := extensions.get(_ALPN)) is not None:
-        alpn = tuple(_protocols(given))
-    if (given := extensions.get(_SUPPORTED_VERSIONS)) is not None:
-        versions = tuple(_versions(given))
-    return ClientHello(server_name=name, alpn=alpn, versions=versions, has_ech=_ECH in extensions, size=size)
+    extensions = _extensions(body, at) if at < len(body) else {}  # TLS 1.2 may do without
+    name, alpn, versions = (extensions.get(kind) for kind in (_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
+    return ClientHello(
+        server_name="" if name is None else _server_name(name),
+        alpn=() if alpn is None else tuple(_protocols(alpn)),
+        versions=(int.from_bytes(body[:2], "big"),) if versions is None else _versions(versions),
+        has_ech=_ECH in extensions,
+        size=size,
+    )
 
 
-def _extensions(reader: _Reader) -> Iterator[tuple[int, bytes]]:
-    if not reader.left:
-        return  # TLS 1.2 may do without
-    block = _Reader(reader.vector(2))
-    if reader.left:
+def _extensions(body: bytes, at: int) -> dict[int, bytes]:
+    """Each by its number. Not made of `_vector`: there are a dozen in each hello, and this is most of its reading."""
+    block, end = _vector(body, at, 2)
+    if end != len(body):
         raise _malformed("more than it says")
-    seen = set()
-    while block.left:
-        kind = block.number(2)
-        if kind in seen:
+    found: dict[int, bytes] = {}
+    at, end = 0, len(block)
+    while at < end:
+        start = at + 4
+        kind = block[at] << 8 | block[at + 1] if start <= end else -1
+        at = start + (block[at + 2] << 8 | block[at + 3]) if start <= end else end + 1
+        if at > end:
+            raise _malformed("a length points beyond its end")
+        if kind in found:
             raise _malformed(f"extension {kind} twice")
-        seen.add(kind)
-        yield kind, block.vector(2)
+        found[kind] = block[start:at]
+    return found
 
 
 def _server_name(value: bytes) -> str:
     """The one host_name; other kinds of names are passed over."""
-    outer = _Reader(value)
-    names = _Reader(outer.vector(2))
-    if outer.left or not names.left:
-        raise _malformed("a list of names that is empty, or too long")
+    names, at = _whole(value, 2, "names"), 0
     hosts = []
-    while names.left:
-        kind, name = names.number(1), names.vector(2)
+    while at < len(names):
+        kind = names[at]
+        name, at = _vector(names, at + 1, 2)
         if not name:
             raise _malformed("an empty name")
         if kind == 0:
@@ -195,24 +184,18 @@ def _host_name(raw: bytes) -> str:
 
 
 def _protocols(value: bytes) -> Iterator[str]:
-    outer = _Reader(value)
-    names = _Reader(outer.vector(2))
-    if outer.left or not names.left:
-        raise _malformed("a list of protocols that is empty, or too long")
-    while names.left:
-        name = names.vector(1)
+    names, at = _whole(value, 2, "protocols"), 0
+    while at < len(names):
+        name, at = _vector(names, at, 1)
         if not name:
             raise _malformed("an empty protocol")
         if len(name) != 2 or not is_grease(int.from_bytes(name, "big")):
             yield name.decode("latin-1")
 
 
-def _versions(value: bytes) -> Iterator[int]:
-    outer = _Reader(value)
-    numbers = _Reader(outer.vector(1))
-    if outer.left or not numbers.left or numbers.left % 2:
-        raise _malformed("a list of versions that is empty, odd or too long")
-    while numbers.left:
-        number = numbers.number(2)
-        if not is_grease(number):
-            yield number
+def _versions(value: bytes) -> tuple[int, ...]:
+    numbers = _whole(value, 1, "versions")
+    if len(numbers) % 2:
+        raise _malformed("half a version")
+    every = (high << 8 | low for high, low in zip(numbers[::2], numbers[1::2], strict=True))
+    return tuple(number for number in every if not is_grease(number))

@@ -23,7 +23,7 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 
 from tcpgate.codec import forwarded
-from tcpgate.codec.client_hello import alert
+from tcpgate.codec.client_hello import ClientHello, alert
 from tcpgate.errors import Reason, Side
 from tcpgate.net.address import SocketAddress, describe, number_of
 from tcpgate.net.lane import READ, WRITE
@@ -47,8 +47,8 @@ class Arriving(ABC):
     """One connection between its accept and its protocol."""
 
     __slots__ = (
-        "arrived", "began", "cut_at", "deadline", "events", "fd", "held", "host", "is_leaving", "lane", "low", "plan",
-        "seen", "sock", "spec", "state", "tls", "whole_time",
+        "arrived", "began", "cut_at", "deadline", "events", "fd", "held", "hello", "host", "is_leaving", "lane", "low",
+        "plan", "seen", "sock", "spec", "state", "tls", "whole_time",
     )  # fmt: skip
 
     is_long = False
@@ -71,6 +71,7 @@ class Arriving(ABC):
         """Bytes that were with the kernel at the last look; one that finds no more must not be repeated at once."""
         self.held = b""
         """Of a PROXY header, taken from the kernel."""
+        self.hello: ClientHello | None = None
         self.tls: TlsSocket | None = None
         self.began = self.lane.clock()
         self.whole_time = self.deadline = self.began + self.spec.timeouts.handshake
@@ -220,7 +221,7 @@ class Arriving(ABC):
                 listener=plan.name,
                 client="unix" if address is None else str(forwarded.plain(address)),
                 peer=describe(arrived.sockaddr),
-                host="" if arrived.hello is None else arrived.hello.server_name,
+                host="" if self.hello is None else self.hello.server_name,
                 proto=plan.spec.protocol,
                 answered_by=ended_by,
                 reason=reason,
