@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -99,6 +100,32 @@ async def test_a_connect_alone_says_so_too(nursery: trio.Nursery) -> None:
     assert (result.ok, result.cause) == (True, "connected")
     with trio.fail_after(20):
         await said.wait()
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_unix_socket_is_probed_alike(tmp_path: Path, nursery: trio.Nursery) -> None:
+    context, path = server_context(), str(tmp_path / "app.sock")
+    heads: list[bytes] = []
+
+    async def serve(raw: trio.SocketStream) -> None:
+        header = b""
+        while len(header) < len(LOCAL):
+            header += await raw.receive_some(len(LOCAL) - len(header))
+        async with trio.SSLStream(raw, context, server_side=True) as tls:
+            heads.append(header + bytes(await tls.receive_some(65536)))
+            await tls.send_all(origins.OK)
+
+    listening = trio.socket.socket(socket.AF_UNIX)
+    await listening.bind(path)
+    listening.listen(4)
+    nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listening)])
+    reach = attrs.evolve(BY_TLS, proxy="v2")
+    result = await probe_once(HTTP, f"unix:{path}", trio.current_time() + 20, reach, kinds=PROBES)
+    assert (result.ok, result.cause) == (True, "status 200")
+    assert heads[0].startswith(LOCAL + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
+    reach = attrs.evolve(reach, http=attrs.evolve(OURS, name=None))
+    result = await probe_once(HTTP, f"unix:{path}", trio.current_time() + 20, reach, kinds=PROBES)
+    assert result.cause == "tls: there is no name to verify: the upstream's tls.name sets one"
     nursery.cancel_scope.cancel()
 
 
