@@ -53,7 +53,7 @@ def test_every_block_of_an_encoder_means_what_it_was_made_of(
             assert list(ours.decode(encoder.encode(fields, huffman=huffman)).fields) == fields
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(st.one_of(st.binary(max_size=30), HEADS.map(lambda fields: Encoder().encode(fields))), max_size=6))
 def test_any_bytes_mean_the_same_to_the_library_or_nothing_to_both(blocks: list[bytes]) -> None:
     ours, theirs = decoder(), reference()
@@ -132,7 +132,7 @@ def test_what_is_no_hpack_ends_the_connection(data: bytes, rule: str) -> None:
         decoder().decode(data)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=30), st.binary(max_size=4), st.booleans())
 def test_huffman_strings_mean_what_they_mean_to_the_library(text: bytes, tail: bytes, coded: bool) -> None:
     data = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH).encode(text) + tail if coded else text

@@ -60,7 +60,7 @@ def hear(role: Role, pieces: list[bytes]) -> tuple[list[Event], bytes]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(talk=TALKS, cuts=st.lists(st.integers(0, 600), max_size=6), bytewise=st.booleans())
 def test_any_split_of_the_bytes_is_the_same_conversation(
     role: Role, talk: bytes, cuts: list[int], bytewise: bool
@@ -72,7 +72,7 @@ def test_any_split_of_the_bytes_is_the_same_conversation(
 
 
 @pytest.mark.parametrize("role", ROLES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(talk=st.one_of(TALKS, st.binary(max_size=200)), changes=st.lists(st.tuples(st.integers(0), st.integers(0, 255))))
 def test_nothing_that_a_peer_sends_makes_it_raise(role: Role, talk: bytes, changes: list[tuple[int, int]]) -> None:
     whole = bytearray((f.PREFACE if role == "server" else b"") + settings_frame() + talk)
@@ -116,7 +116,7 @@ def random_action(machine: Http2, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(talk=st.lists(FRAMES, max_size=25), seed=st.integers(0, 2**32))
 def test_the_books_balance_whatever_both_sides_do(role: Role, talk: list[bytes], seed: int) -> None:
     rng = random.Random(seed)
