@@ -217,11 +217,11 @@ class Stream:
         size = sum(map(len, buffers))
         sent = self._send_buffers(buffers)
         if sent < size:
-            await self._send_rest(Unsent(buffers, sent), sent > 0, deadline, late, pace)
+            await self._send_rest(Unsent(buffers, sent), sent > 0 or not self.plain, deadline, late, pace)
         self.charge(size)
 
     async def _send_rest(self, left: Unsent, begun: bool, deadline: float, late: Reason, pace: Pacing | None) -> None:
-        """Send what did not fit at once. `begun`: some of the data has gone."""
+        """Send what did not fit at once. `begun`: some of the data has gone, or is sealed by TLS."""
         drained = _Drained(self) if pace is not None else None
         while left.size:
             self.poisoned = begun

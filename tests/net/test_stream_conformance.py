@@ -18,6 +18,7 @@ from tcpgate.errors import Bug, GateError, Side
 from tcpgate.net.stream import Stream
 from tcpgate.net.unsent import Buffer
 from tests.net.loopback import Loopback
+from tests.net.tls_rig import tls_pair
 
 
 @contextmanager
@@ -80,11 +81,13 @@ class Adapter(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
 
-@pytest.mark.parametrize("family", ["tcp", "unix"])
+@pytest.mark.parametrize("family", ["tcp", "unix", "tls"])
 async def test_the_stream_passes_trios_conformance_suite(loopback: Loopback, family: str) -> None:
     def connected() -> tuple[socket.socket, socket.socket]:
         if family == "tcp":
             return loopback.pair(buffer=16384)
+        if family == "tls":
+            return tls_pair(loopback, buffer=16384)
         ours, theirs = socket.socketpair()
         return loopback.own(ours), loopback.own(theirs)
 
@@ -102,4 +105,5 @@ async def test_the_stream_passes_trios_conformance_suite(loopback: Loopback, fam
             await trio.sleep(0.001)
         return left, right
 
-    await check_half_closeable_stream(make, make_clogged)
+    # Over TLS a send that finds no room has begun: what a suite sends behind it would not be what was sealed.
+    await check_half_closeable_stream(make, None if family == "tls" else make_clogged)
