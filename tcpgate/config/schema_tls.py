@@ -70,7 +70,8 @@ class ListenerTls:
     min_version: TlsVersion = "1.2"
     """RFC 8996 ended 1.0 and 1.1."""
     alpn: tuple[str, ...] = ("h2", "http/1.1")
-    """Protocols offered, best first; for an http listener "h2" and "http/1.1" make sense, for tcp any."""
+    """Protocols offered, best first; for an http listener "h2" and "http/1.1" make sense. For tcp any do, and the
+    default means those that the listener's own `alpn` leads somewhere: no client of a database is refused for HTTP."""
     ciphers: str | None = None
     """OpenSSL's cipher list for TLS 1.2; default: ECDHE with AES-GCM or ChaCha20 only. Those of 1.3 are all good."""
     tickets: bool = True

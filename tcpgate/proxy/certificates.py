@@ -9,6 +9,8 @@ Called by the worker, which hands the result to the plane with the generation (`
 
 from __future__ import annotations
 
+import attrs
+
 from tcpgate.config import schema
 from tcpgate.config.schema_tls import ListenerTls, TlsRules
 from tcpgate.config.validators import Secret
@@ -18,6 +20,9 @@ from tcpgate.net.tls_client import Contexts
 from tcpgate.net.tls_server import Pair, Rules, ServerTls, TlsServer
 from tcpgate.proxy.plane import Plane
 from tcpgate.state.reach import reach_of
+
+HTTP_WORDS = ("h2", "http/1.1")
+DEFAULT_ALPN = attrs.fields(ListenerTls).alpn.default
 
 
 def build(
@@ -36,11 +41,11 @@ def build(
         if listener.tls is None:
             continue
         before = None if previous is None else previous.listeners.get(name)
-        if before is not None and before.tls == listener.tls and name in made:
+        if before is not None and name in made and _table(before) == _table(listener):
             found[name] = made[name]
             continue
         try:
-            found[name] = TlsServer(server_tls(listener.tls, tickets))
+            found[name] = TlsServer(server_tls(listener, listener.tls, tickets))
         except ValueError as exc:
             problems.append(Problem("", 0, f"listeners.{name}.tls", str(exc)))
     if contexts is not None:
@@ -64,14 +69,30 @@ def _ahead(config: schema.Config, contexts: Contexts) -> list[Problem]:
     return problems
 
 
-def server_tls(spec: ListenerTls, tickets: TicketKeys) -> ServerTls:
+def _table(listener: schema.Listener) -> tuple[object, ...]:
+    """What decides its TLS."""
+    return listener.tls, listener.protocol, tuple(listener.alpn)
+
+
+def _offered(listener: schema.Listener, alpn: tuple[str, ...]) -> tuple[str, ...]:
+    """The protocols that it agrees to, of those that its table, or a host's, has.
+
+    Over http those that are served there. Over tcp the default, which is HTTP's, means those that it knows a way for: a
+    client of a database would be refused for HTTP's.
+    """
+    if listener.protocol == "http":
+        return tuple(word for word in alpn if word in HTTP_WORDS)
+    return tuple(listener.alpn) if alpn == DEFAULT_ALPN else alpn
+
+
+def server_tls(listener: schema.Listener, spec: ListenerTls, tickets: TicketKeys) -> ServerTls:
     """A listener's table as plain values."""
     rules = Rules(
         client_auth=spec.client_auth,
         client_ca=_bytes(spec.client_ca_pem),
         client_crl=_bytes(spec.client_crl_pem),
         min_version=spec.min_version,
-        alpn=spec.alpn,
+        alpn=_offered(listener, spec.alpn),
     )
     return ServerTls(
         pairs=tuple(
@@ -79,21 +100,21 @@ def server_tls(spec: ListenerTls, tickets: TicketKeys) -> ServerTls:
             for one in spec.certificates
         ),
         rules=rules,
-        hosts={name: _rules(own, rules) for name, own in spec.hosts.items()},
+        hosts={name: _rules(listener, own, rules) for name, own in spec.hosts.items()},
         ciphers=spec.ciphers,
         strict_sni=spec.strict_sni,
         tickets=tickets if spec.tickets else None,
     )
 
 
-def _rules(own: TlsRules, rules: Rules) -> Rules:
+def _rules(listener: schema.Listener, own: TlsRules, rules: Rules) -> Rules:
     """A host's rules; what it does not set is the listener's."""
     return Rules(
         client_auth=own.client_auth or rules.client_auth,
         client_ca=_bytes(own.client_ca_pem) or rules.client_ca,
         client_crl=_bytes(own.client_crl_pem) or rules.client_crl,
         min_version=own.min_version or rules.min_version,
-        alpn=rules.alpn if own.alpn is None else own.alpn,
+        alpn=rules.alpn if own.alpn is None else _offered(listener, own.alpn),
     )
 
 

@@ -536,3 +536,36 @@ async def test_a_client_that_is_slow_in_a_drain_has_its_whole_time(tmp_path: Pat
         came.write(await raw.receive_some(65536))
         tls.do_handshake()
     assert tls.version() == "TLSv1.3"
+
+
+def listener_with(protocol: str, alpn: str, own: str = "") -> schema.Listener:
+    """A listener's spec, as far as ALPN goes by it."""
+    table = schema_tls.ListenerTls(
+        certificates=(schema_certificate("", ""),),
+        alpn=tuple(alpn.split()) or ("h2", "http/1.1"),
+        hosts={"a.example": schema_tls.TlsRules(alpn=("h2", "imap"))},
+    )
+    return schema.Listener(
+        bind=("127.0.0.1:0",),
+        protocol="tcp" if protocol == "tcp" else "http",
+        alpn=dict.fromkeys(own.split(), "pg"),
+        tls=table,
+    )
+
+
+@pytest.mark.parametrize(
+    ("listener", "offered", "host"),
+    [
+        (listener_with("http", ""), ("h2", "http/1.1"), ("h2",)),
+        (listener_with("http", "imap http/1.1"), ("http/1.1",), ("h2",)),
+        (listener_with("tcp", ""), (), ("h2", "imap")),
+        (listener_with("tcp", "", "postgresql x"), ("postgresql", "x"), ("h2", "imap")),
+        (listener_with("tcp", "h2", "postgresql"), ("h2",), ("h2", "imap")),
+    ],
+)
+def test_the_protocols_offered_are_those_that_lead_somewhere(
+    listener: schema.Listener, offered: tuple[str, ...], host: tuple[str, ...]
+) -> None:
+    assert listener.tls is not None
+    spec = certificates.server_tls(listener, listener.tls, TicketKeys())
+    assert (spec.rules.alpn, spec.hosts["a.example"].alpn) == (offered, host)
