@@ -27,7 +27,7 @@ from tcpgate.codec.events import NO_FIELDS
 from tcpgate.codec.websocket import FrameReader, Passage
 from tcpgate.errors import GateError, Reason, Side
 from tcpgate.net.relay import RelayOutcome
-from tcpgate.net.stream import Stream
+from tcpgate.net.stream import READ_SIZE, Stream
 
 if TYPE_CHECKING:
     from tcpgate.config import schema
@@ -58,6 +58,11 @@ async def run(
 
 class _Peer:
     """One of the two sides: what is sent to it, and how far its end has come."""
+
+    __slots__ = (
+        "_closes", "_lock", "_mail", "broken", "ended", "failed", "other", "patient", "reader", "said", "stream",
+        "told",
+    )  # fmt: skip
 
     def __init__(self, stream: Carrier, reader: FrameReader) -> None:
         self.stream = stream
@@ -223,10 +228,12 @@ class _Session:
     async def _pump(self, peer: _Peer, first: bytes) -> None:
         """Hand on what `peer` says, to its end."""
         try:
-            data = first or await peer.stream.receive_some()
-            while data:
+            if first:
+                await self._hear(peer, first)
+            while data := await peer.stream.receive_some():
                 await self._hear(peer, data)
-                data = await peer.stream.receive_some()
+                if len(data) < READ_SIZE:  # that has emptied the socket: asking again would be a wasted call
+                    await peer.stream.wait_readable()
         except GateError as exc:
             self._lost(peer, exc)
         else:
