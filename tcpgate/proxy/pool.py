@@ -110,12 +110,7 @@ class UpstreamConnection:
 
     def alive(self) -> bool:
         """Whether an idle connection can be used: open, and silent. The kernel knows before the lane has heard."""
-        if not self.is_open:
-            return False
-        if self._poll.poll(0):
-            return self._is_quiet()
-        # Of a record that brought more than the answer's end the kernel has nothing left.
-        return not (isinstance(self.sock, EndpointSocket) and self.sock.pending())
+        return self.is_open and (not self._poll.poll(0) or self._is_quiet())
 
     def _is_quiet(self) -> bool:
         """What has come are no bytes: TLS has messages of its own."""
@@ -254,6 +249,8 @@ def keep(connection: UpstreamConnection, now: float) -> None:
         or endpoint.state in WITHDRAWN  # by an operator, or by a reload that removed it
         or len(endpoint.idle) >= endpoint.limits.idle
         or connection.exchanges >= endpoint.limits.max_exchanges
+        # A record brought more than the answer's end: bytes that nobody asked for, and that no descriptor tells of.
+        or (isinstance(connection.sock, EndpointSocket) and connection.sock.pending())
         or connection.reach is not endpoint.reach
         or connection.reach.proxy != "off"
     ):
