@@ -2,7 +2,8 @@
 
 OpenSSL takes a certificate and its key apart only when a context is made of them, and tells what is wrong in its own
 words ("EE_KEY_TOO_SMALL"), without the file. Here the same is asked beforehand, of each file, and said with the cure.
-What is refused here, and nothing else, is what OpenSSL would refuse at its security level 2, Python's and Debian's.
+What is refused here, and nothing else, is what OpenSSL would refuse at its security level 2, Python's and Debian's; and
+DSA keys, with which no client could shake hands.
 
 Pure. Source: RFC 7468 (PEM), RFC 5280 (certificates, lists), RFC 6125 6.4 (names: a common name counts only where there
 is no DNS name), OpenSSL's SSL_CTX_set_security_level(3).

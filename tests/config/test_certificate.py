@@ -10,7 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519
 from hypothesis import strategies as st
 
 from tcpgate.config import certificate
@@ -105,13 +105,16 @@ SAMPLE = pki.make("sample.example").chain
 def told(chain: str, key: str) -> list[str]:
     """What is wrong with a pair."""
     found = certificate.pair_findings(chain, key)
-    return [f"{one.part}: {'warning: ' if one.warning else ''}{one.text}" for one in found]
+    lines = [f"{one.part}: {'warning: ' if one.warning else ''}{one.text}" for one in found]
+    return [UNREADABLE if line.startswith(f"{UNREADABLE}: ") else line for line in lines]  # the rest is a library's
 
 
 CA = pki.authority()
 LEAF = pki.make("a.example", issuer=CA)
 OTHER = pki.make("b.example")
 WEAK_RSA = pki.make("a.example", key=pki.rsa_key(1024))
+SHORT_CURVE = pki.make("a.example", key=pki.ec_key(ec.SECP192R1()))
+UNREADABLE = "key: holds a private key that cannot be read"
 WEAK_HASH = pki.with_sha1(pki.make("a.example", issuer=pki.authority("RSA CA", key=pki.rsa_key())))
 
 PAIRS: list[tuple[str, str, str, list[str]]] = [
@@ -183,6 +186,18 @@ PAIRS: list[tuple[str, str, str, list[str]]] = [
         WEAK_HASH.private,
         ["cert: is signed with MD5 or SHA-1, which can be forged and is refused"],
     ),
+    (
+        "a short curve",
+        SHORT_CURVE.chain,
+        SHORT_CURVE.private,
+        ["cert: has a curve of 192 bits; 224 is the least"],
+    ),
+    (
+        "a damaged key",
+        LEAF.chain,
+        "-----BEGIN PRIVATE KEY-----\nMIIB\n-----END PRIVATE KEY-----\n",
+        [UNREADABLE],
+    ),
     ("an empty key", LEAF.chain, "", ["key: holds no private key: it is not PEM, which begins with -----BEGIN"]),
 ]
 
@@ -209,9 +224,12 @@ def test_openssl_refuses_what_is_refused_here_and_takes_the_rest(
         assert not refused
 
 
-def test_a_key_of_another_kind_is_used_as_well() -> None:
+def test_a_key_of_another_kind_is_known_too() -> None:
     key = ed25519.Ed25519PrivateKey.generate()
     assert told(LEAF.chain, pki.key_pem(key)) == ["key: is not the key of the certificate for a.example"]
+    old = pki.make("a.example", key=dsa.generate_private_key(1024))
+    # OpenSSL would take it, and then find no cipher for any client.
+    assert told(old.chain, old.private) == ["cert: has a DSA key, which TLS has no use for any more"]
 
 
 def test_a_chain_out_of_order_is_a_warning_because_many_clients_sort_it() -> None:
@@ -317,3 +335,12 @@ def test_the_first_list_to_end_ends_them_all() -> None:
 def test_a_file_without_a_list_is_told_what_it_is() -> None:
     with pytest.raises(ValueError, match=r"holds no list of revoked certificates \(X509 CRL\), but a certificate"):
         certificate.read_lists(CA.chain)
+    with pytest.raises(ValueError, match="has something that cannot be read as a list of revoked: "):
+        certificate.read_lists("-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n")
+
+
+def test_who_only_says_that_it_signed_itself_did_not() -> None:
+    forged = pki.make("a.example", issuer=pki.make(), common_name=None)
+    (read,) = certificate.read_chain(forged.chain)
+    assert read.issuer == read.subject
+    assert not read.self_signed

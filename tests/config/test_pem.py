@@ -277,6 +277,41 @@ def test_a_file_of_authorities_without_one_is_an_error() -> None:
         assert "ca.pem holds no certificate, but a private key" in told(table)[0]
 
 
+def test_names_that_the_certificate_is_not_for_are_told() -> None:
+    text = PAIR.replace('.key" }', '.key", names = ["z.example"] }')
+    assert told(text) == [
+        f"{AT}.certificates[0].cert: warning: site.crt is not for z.example but for a.example, *.b.example, 10.0.0.1; "
+        "clients will refuse it"
+    ]
+
+
+def test_a_damaged_list_and_an_authority_that_is_none_are_told() -> None:
+    write("-----BEGIN X509 CRL-----\nMIIB\n-----END X509 CRL-----\n", "ca.crl")
+    more = 'client_auth = "required"\nclient_ca = "ca.pem"\n'
+    assert (
+        "ca.crl has something that cannot be read as a list of revoked: "
+        in told(PAIR + more + 'client_crl = "ca.crl"\n')[0]
+    )
+    write(CA.chain + SITE.chain, "ca.pem")
+    assert [line.partition("warning: ")[2] for line in told(PAIR + more)] == [
+        "ca.pem has as number 2 a.example, which is no authority (CA:FALSE): nothing that it signed counts"
+    ]
+
+
+def test_every_file_that_is_named_is_watched_once() -> None:
+    hosts = '[listeners.web.tls.hosts."a.example"]\nclient_ca = "ca.pem"\nclient_auth = "required"\n'
+    up = '[upstreams.u.tls]\nca = "up.pem"\ncert = "site.crt"\nkey = "site.key"\n'
+    write(CA.chain, "up.pem")
+    more = 'client_auth = "optional"\nclient_ca = "ca.pem"\nclient_crl = "ca.crl"\n'
+    assert [path.name for path in files(read(PAIR + more + hosts + up)).paths()] == [
+        "site.crt",
+        "site.key",
+        "ca.pem",
+        "ca.crl",
+        "up.pem",
+    ]
+
+
 def test_every_problem_of_every_file_shows_at_once() -> None:
     Path("site.key").unlink()
     Path("ca.pem").unlink()
