@@ -32,10 +32,12 @@ The life of a request takes one of two paths, which answer, count and log alike.
                     `proxy/outflow.py` the rest of a long one; `proxy/ledger.py` closes the books, a turn at a time,
                     and `proxy/express_end.py` those of what failed.
 
-A connection begins in the lane. What the lane cannot do at once it hands over to the readable path, from exactly where
-it is (`proxy/begun.py`), and gets the connection back after that exchange. A flow, of a tcp listener, is
-`proxy/lane_flow.py` over `net/lane_relay.py`; in a task it is `proxy/flow.py` over `net/relay.py`. With `[gateway]
-lane = false` all of them have tasks. Read `proxy/exchange.py` first, then `net/lane.py` and `proxy/ride.py`.
+A connection begins in the lane. Where there is something before its protocol (a PROXY header, a TLS handshake, a name
+to choose by) it is a `proxy/arrival.py` first, and what that has found out goes with it. What the lane cannot do at
+once it hands over to the readable path, from exactly where it is (`proxy/begun.py`), and gets the connection back
+after that exchange. A flow, of a tcp listener, is `proxy/lane_flow.py` over `net/lane_relay.py`; in a task it is
+`proxy/flow.py` over `net/relay.py`. With `[gateway] lane = false` all of them have tasks. Read `proxy/exchange.py`
+first, then `net/lane.py` and `proxy/ride.py`.
 
 The words: a *downstream* connection comes from a client; an *upstream* is a named group of *endpoints*; a *route*
 leads a request through *filters* to an upstream; an *exchange* is one request and its response, an *attempt* one try
