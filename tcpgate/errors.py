@@ -34,6 +34,9 @@ class Retry(enum.Enum):
     """Only if the connection was a reused one and no byte of an answer came: the close raced our request."""
     IF_UNSENT = "if_unsent"
     """Nothing reached the endpoint, so any method may be tried again."""
+    ANEW = "anew"
+    """The endpoint has looked at nothing of it and is well (an HTTP/2 connection of its that ends takes no new streams):
+    any method may be tried again, there too, over another connection."""
     SAFE = "safe"
     """The request may have been acted upon: only idempotent methods (RFC 9110 9.2.2) may be tried again."""
 

@@ -232,7 +232,7 @@ class ExpressResponse:
     """A plain response head. Shared like `ExpressRequest`."""
 
     __slots__ = (
-        *("chunked", "has_date", "keep_alive", "length", "lines", "measured", "note", "raw", "reason"),
+        *("block", "chunked", "has_date", "keep_alive", "length", "lines", "measured", "note", "raw", "reason"),
         *("size", "status", "version"),
     )
 
@@ -257,6 +257,8 @@ class ExpressResponse:
         """The field lines that go to the client, before those that the gateway adds: Date if there is none, Via."""
         self.note: Any = None
         """The caller's, as in `ExpressRequest`."""
+        self.block: Any = None
+        """The same, of who sends it on over HTTP/2."""
 
 
 class ResponseHeads:

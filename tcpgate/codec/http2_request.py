@@ -51,6 +51,12 @@ def judge(pairs: tuple[Pair, ...], *, end: bool, limits: Limits, secure: bool, r
     `end`: no content follows. `secure`: the connection is TLS, or its peer may speak for one that was. `rng`: for the
     key of a WebSocket, which only has to be another one each time (RFC 6455 10.3).
     """
+    head, key = write(pairs, end=end, secure=secure, rng=rng)
+    return Judged(attrs.evolve(parse_request(head, limits, secure=secure), version=b"2.0"), key)
+
+
+def write(pairs: tuple[Pair, ...], *, end: bool, secure: bool, rng: random.Random) -> tuple[bytes, bytes | None]:
+    """The head of HTTP/1.1 that says the same, not judged by its grammar yet, and the key of `Judged`. As `judge`."""
     pseudo, fields = _split(pairs)
     method, path = pseudo.get(b":method", b""), pseudo.get(b":path", b"")
     key = None
@@ -72,8 +78,7 @@ def judge(pairs: tuple[Pair, ...], *, end: bool, limits: Limits, secure: bool, r
         lines.append((b"cookie", b"; ".join(cookies)))
     if not end and key is None and not any(name == b"content-length" for name, _ in fields):
         lines.append((b"transfer-encoding", b"chunked"))
-    head = parse_request(head_bytes(b"%b %b HTTP/1.1" % (method, path), lines), limits, secure=secure)
-    return Judged(attrs.evolve(head, version=b"2.0"), key)
+    return head_bytes(b"%b %b HTTP/1.1" % (method, path), lines), key
 
 
 def _split(pairs: tuple[Pair, ...]) -> tuple[dict[bytes, bytes], list[Pair]]:
@@ -141,7 +146,11 @@ def _upgrading(fields: list[Pair], key: bytes) -> list[Pair]:
     return [*kept, (b"connection", b"upgrade"), (b"upgrade", b"websocket"), (b"sec-websocket-key", key)]
 
 
+def acceptance(key: bytes) -> bytes:
+    """The Sec-WebSocket-Accept that answers `key` (RFC 6455 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest())
+
+
 def is_accepted(key: bytes, fields: Fields) -> bool:
-    """Whether the fields of a 101 are the answer to `key` (RFC 6455 4.2.2)."""
-    expected = base64.b64encode(hashlib.sha1(key + _WEBSOCKET_GUID, usedforsecurity=False).digest())
-    return fields.all(b"sec-websocket-accept") == [expected]
+    """Whether the fields of a 101 are the answer to `key`."""
+    return fields.all(b"sec-websocket-accept") == [acceptance(key)]

@@ -2,9 +2,10 @@
 
 The rule of RFC 9110 9.2.2 for proxies is hard: a request whose method is not idempotent is not sent again on our own
 account, unless we know that the first was not acted upon. We know that only if nothing of it reached the endpoint
-(`Retry.IF_UNSENT`). A reused connection that the endpoint closes just as we send is no such case: from here it looks
-the same as an endpoint that did the work and died before it answered. So a POST is not repeated then either; the pool
-keeps that rare by not reusing connections whose end has already been announced.
+(`Retry.IF_UNSENT`), or if it says itself that it has not looked at it (`Retry.ANEW`). A reused connection that the
+endpoint closes just as we send is no such case: from here it looks the same as an endpoint that did the work and died
+before it answered. So a POST is not repeated then either; the pool keeps that rare by not reusing connections whose end
+has already been announced.
 
 Precedents: nginx's proxy_next_upstream (without `non_idempotent`), Go's net/http Transport (`shouldRetryRequest`),
 HAProxy's retry-on conn-failure.
@@ -39,7 +40,7 @@ def may_retry(
     if response_started or not body_replayable or attempts_made >= policy.attempts:
         return False
     match error.retry:
-        case Retry.IF_UNSENT:
+        case Retry.IF_UNSENT | Retry.ANEW:
             return True
         case Retry.IF_REUSED:
             return reused and method in IDEMPOTENT

@@ -3,7 +3,7 @@
     run
     +-- write_forever     sends what the machine has to say (net/http2_link.py)
     +-- read              events to streams; the connection's time limits; returns when nothing more is to come
-    +-- one task a stream http2_exchange.py
+    +-- one task a stream http2_exchange.py; a plain exchange has none (http2_plain.py)
 
 How it ends. *Idle*: no stream for the listener's idle time; GOAWAY. *Leaving* (a drain): a GOAWAY that takes what is on
 its way, a PING, and when that is answered, so that the client must have heard the first, a GOAWAY that names the last
@@ -39,15 +39,18 @@ from tcpgate.codec.http2.events import (
 from tcpgate.codec.http2.machine import Http2
 from tcpgate.codec.http2.settings import Settings
 from tcpgate.codec.http2_stream import ServerStream
-from tcpgate.errors import ClientError, GateError, Reason, Refused, Side
+from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Side
 from tcpgate.net.address import describe, number_of
 from tcpgate.net.http2_link import Http2Link
 from tcpgate.net.stream import Stream
 from tcpgate.policy.pace import Pace
-from tcpgate.proxy import account
+from tcpgate.proxy import account, heads
 from tcpgate.proxy.arrived import Arrived
+from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.downstream import client_gone
 from tcpgate.proxy.http2_exchange import StreamConnection
+from tcpgate.proxy.http2_plain import PlainStream
+from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.rider import Host
 
 FINAL_AFTER = 1.0
@@ -64,25 +67,34 @@ log = logging.getLogger("tcpgate.proxy.http2")
 class Http2Connection:
     """One client's connection; satisfies `rider.Connection`."""
 
-    def __init__(self, host: Host, sock: socket.SocketType, arrived: Arrived) -> None:
+    def __init__(self, host: Host, shared: HttpListener, sock: socket.SocketType, arrived: Arrived) -> None:
         address = number_of(arrived.sockaddr)
+        self.shared = shared
         self.plane, self.plan, self.snapshot = host.plane, host.plan, host.snapshot
         self.arrived = arrived
         self.tls_seconds = arrived.seconds
         self.address = None if address is None else forwarded.plain(address)
         self.port = arrived.port
         self.is_trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
+        self.client, self.peer = str(self.address or "unix"), describe(arrived.sockaddr)
+        self.tls = arrived.text
+        self.line = b""
+        """The part of access lines that is the same for the connection, once there was one; b"" before."""
+        # Who speaks for others, or is told of by a certificate, has requests that take more looking at.
+        self._has_plain = (
+            self.snapshot.config.gateway.lane and not self.is_trusted and not heads.tells_client(self.plan)
+        )
         limits, self._timeouts = self.plan.spec.limits, self.plan.spec.timeouts
         self._limits = Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)
         settings = Settings(
             streams=limits.streams, header_list=limits.head, headers=limits.headers, resets=limits.resets
         )
         machine = Http2("server", settings, self.plane.lines)
-        stream = Stream(sock, Side.CLIENT, describe(arrived.sockaddr))
+        stream = Stream(sock, Side.CLIENT, self.peer)
         self.link = Http2Link(stream, machine, self._pace, self._on_lost)
         self.is_leaving = False
         self._host = host
-        self._streams: dict[int, StreamConnection] = {}
+        self._streams: dict[int, StreamConnection | PlainStream] = {}
         self._tasks: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self._waiting = trio.CancelScope()
@@ -169,6 +181,10 @@ class Http2Connection:
                     self._on_time(trio.current_time())
         except GateError as exc:
             self.link.fail(exc)
+        finally:  # cancelled: what has no task gets one while there may still be tasks
+            for stream in list(self._streams.values()):
+                if isinstance(stream, PlainStream):
+                    stream.give_up()
 
     async def _say_goodbye(self) -> None:
         """Our last words are with the client before the socket is closed, if it reads them."""
@@ -262,7 +278,7 @@ class Http2Connection:
 
     def _on_data(self, event: DataReceived) -> None:
         stream, machine = self._streams.get(event.stream), self.link.machine
-        if stream is None:
+        if not isinstance(stream, StreamConnection):
             machine.release(event.stream)
             return
         machine.acknowledge(event.stream, event.flow - len(event.data))  # padding
@@ -270,12 +286,35 @@ class Http2Connection:
         stream.stream.heard()
 
     def _on_headers(self, event: HeadersReceived) -> None:
-        assert self._tasks is not None
         if event.trailers:
-            if (stream := self._streams.get(event.stream)) is not None:
+            if isinstance(stream := self._streams.get(event.stream), StreamConnection):
                 stream.codec.hear_trailers(event.fields)
                 stream.stream.heard()
-            return
+        elif not (event.end and self._has_plain and self._ask_plainly(event)):
+            self._start(event)
+
+    def _ask_plainly(self, event: HeadersReceived) -> bool:
+        """Serve it without a task; whether that can be done."""
+        request = None
+        if not self.tls_seconds:  # the first exchange of a connection tells what its handshake took
+            request = self.shared.read_http2(event.fields, self.arrived.secure)
+        if request is None:
+            return False
+        self.snapshot = snapshot = self._host.snapshot
+        prepared: Prepared | None = request.note
+        if prepared is None or prepared.snapshot() is not snapshot:
+            prepared = self.shared.prepare(request, snapshot, b"h2")
+        if prepared is None or prepared.plan.filters:
+            return False
+        stream = self._streams[event.stream] = PlainStream(self, event, request, prepared)
+        if stream.ask():
+            return True
+        del self._streams[event.stream]
+        return False
+
+    def _start(self, event: HeadersReceived, begun: Begun | None = None) -> StreamConnection:
+        """Serve it in a task."""
+        assert self._tasks is not None
         judged, fault = None, None
         try:
             judged = http2_request.judge(
@@ -292,9 +331,10 @@ class Http2Connection:
         self.link.streams[event.stream] = stream.stream
         stream.cut_by(self._scope.deadline)
         if fault is None:
-            self._tasks.start_soon(stream.run)
+            self._tasks.start_soon(stream.run, begun)
         else:
             self._tasks.start_soon(stream.refuse, event, fault)
+        return stream
 
     def _on_reset(self, event: StreamReset) -> None:
         stream = self._streams.get(event.stream)
@@ -317,8 +357,27 @@ class Http2Connection:
 
     # -- asked by its streams ---------------------------------------------------------------------------------------
 
-    def stream_over(self, stream: StreamConnection) -> None:
-        """A stream's task is done with it."""
+    def forwarding(self, authority: bytes) -> bytes:
+        """The forwarding fields of plain requests, with the beginning of X-Request-Id's."""
+        return self.shared.forwarding(self.address, self.port, authority, self.arrived.secure, b"2.0")
+
+    def carry_on(self, plain: PlainStream, begun: Begun) -> None:
+        """A task goes on with an exchange that is not plain after all."""
+        try:
+            stream = self._start(plain.event, begun)
+        except RuntimeError:  # this connection's tasks have just ended
+            begun.abandon()
+            self.stream_over(plain)
+            return
+        if self.link.lost is not None:
+            stream.reset(self.link.lost)
+
+    def on_fault(self, exc: Exception) -> None:
+        """A bug in the books of its plain exchanges: whoever caught it has logged it."""
+        self.link.fail(Bug(repr(exc)))
+
+    def stream_over(self, stream: StreamConnection | PlainStream) -> None:
+        """A stream's task is done with it, or the lane is."""
         self._streams.pop(stream.number, None)
         self.link.streams.pop(stream.number, None)
         if not self._streams:

@@ -28,6 +28,7 @@ from tcpgate.net.http2_stream import StreamCarrier
 from tcpgate.net.unsent import Buffer
 from tcpgate.proxy import account, answer
 from tcpgate.proxy.arrived import Arrived
+from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.downstream import Downstream
 from tcpgate.proxy.exchange import Exchange
 from tcpgate.proxy.plane import Plane
@@ -110,16 +111,19 @@ class StreamConnection(Downstream):
 
     # -- the life ---------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serve the request to its end. Raises nothing but Cancelled."""
+    async def run(self, begun: Begun | None = None) -> None:
+        """Serve the request to its end. Raises nothing but Cancelled. `begun`: what the lane has done of it."""
         head = self.codec.request
         assert head is not None
-        self.renew_snapshot()
-        self._owner.snapshot = self.snapshot
+        if begun is None:
+            self.renew_snapshot()
+            self._owner.snapshot = self.snapshot
+        else:
+            self.snapshot, self.exchange_began = begun.snapshot, begun.routed_at
         self.stream.bytes_in = head.size
         try:
             with self._scope:
-                self._exchange = Exchange(self, head, self.record(head))
+                self._exchange = Exchange(self, head, self.record(head, begun), begun)
                 if self.stream.lost is not None:  # before this task came to run
                     self.reset(self.stream.lost)
                 await self._exchange.run()

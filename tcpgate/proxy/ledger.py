@@ -12,7 +12,7 @@ The same facts as `account.py` leaves for an exchange on the readable path. Sync
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tcpgate.errors import Reason, Side
 from tcpgate.state.runtime import EndpointRuntime
@@ -24,14 +24,30 @@ from tcpgate.stats.record import AccessRecord, Attempt, Phases
 
 if TYPE_CHECKING:
     from tcpgate.proxy.careful import Careful
-    from tcpgate.proxy.express import HttpRider
     from tcpgate.proxy.plane import Plane
     from tcpgate.proxy.prepared import Prepared
 
 WORKER_LANE_EXCHANGES = WORKER_FIELDS.index("lane_exchanges")
 
+
+class Client(Protocol):
+    """The connection that an exchange came by."""
+
+    line: bytes
+    """The part of access lines that is the same for all of its exchanges."""
+    client: str
+    peer: str
+    tls: str
+    tls_seconds: float
+    """Of its handshake, that no record has told."""
+
+    def on_fault(self, exc: Exception) -> None:
+        """A bug in the books."""
+        ...
+
+
 Ended = tuple[
-    "HttpRider", "Prepared", "Careful | None", bytes, int, float, float, float, float, float, float, int, int, int, int
+    "Client", "Prepared", "Careful | None", bytes, int, float, float, float, float, float, float, int, int, int, int
 ]
 """rider; prepared; careful; id; status; seconds of connecting; when it began, was given to the endpoint, was sent,
 began to be answered, ended; bytes from the client, to it, from the endpoint, to it. A plain tuple: an object would
@@ -132,7 +148,7 @@ class Ledger:
             method=method,
             host=host,
             path=path,
-            proto="http/1.1",
+            proto=prepared.proto.decode("ascii"),
             status=status,
             answered_by=Side.UPSTREAM,
             rule=f"routes.{plan.name}",
@@ -154,6 +170,6 @@ class Ledger:
         return record
 
 
-def _connection_of(rider: HttpRider, careful: Careful) -> bytes:
+def _connection_of(rider: Client, careful: Careful) -> bytes:
     """The connection's part of the line of an exchange that took the longer way."""
     return plain.connection_of(careful.view.client_text, rider.peer, rider.tls)

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 
 import attrs
 
-from tcpgate.codec import forwarded
+from tcpgate.codec import forwarded, http2_request
 from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
+from tcpgate.codec.http2.events import FieldPairs
+from tcpgate.errors import ClientError
 from tcpgate.net.address import number_of
 from tcpgate.policy.path import NormalPath, is_plain, match_path
 from tcpgate.policy.retry import IDEMPOTENT
@@ -34,6 +36,10 @@ from tcpgate.units import Address
 MAX_TARGETS = 4096
 """How many are kept of what is found or rendered once: clients; of access lines, a pair of route and endpoint; of
 forwarding fields, a client and the host it asks for. Beyond that they are all forgotten."""
+
+
+MAX_HTTP2, LONGEST_HTTP2 = 512, 2048
+"""Requests of HTTP/2 that are known by their fields, and the longest of them (bytes of HTTP/1.1)."""
 
 
 class _HeadFields:
@@ -62,11 +68,11 @@ class Prepared:
     """One head, ready to be sent on. Not an attrs class: one is made per request wherever heads differ."""
 
     __slots__ = (
-        "asked", "end", "generation", "is_head", "length", "line", "plan", "repeatable", "snapshot", "start",
+        "asked", "end", "generation", "is_head", "length", "line", "plan", "proto", "repeatable", "snapshot", "start",
         "timeout", "upstream",
     )  # fmt: skip
 
-    def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan) -> None:
+    def __init__(self, request: ExpressRequest, snapshot: Snapshot, plan: RoutePlan, proto: bytes) -> None:
         # Not the request itself, whose note this is: the two would be garbage that only the collector finds.
         self.snapshot = weakref.ref(snapshot)  # kept heads must not keep old generations
         self.plan = plan
@@ -89,7 +95,9 @@ class Prepared:
         self.asked = request.method, request.host, request.path
         """What a record says of it."""
         # No character that the codec lets through in any of them needs an escape in JSON.
-        self.line = plain.request_of(request.method, request.host, request.path)
+        self.proto = proto
+        """That it came by, as records name it."""
+        self.line = plain.request_of(request.method, request.host, request.path, proto)
         """Its part of access lines."""
 
 
@@ -107,15 +115,19 @@ class HttpListener:
     def __init__(self, plane: Plane, plan: ListenerPlan) -> None:
         self.plane = plane
         self.plan = plan
-        limits = plan.spec.limits
-        self.heads = RequestHeads(Limits(head=limits.head, headers=limits.headers, target=limits.target))
+        spec = plan.spec.limits
+        limits = Limits(head=spec.head, headers=spec.headers, target=spec.target)
+        self.heads = RequestHeads(limits)
         self.known = self.heads.known
         """A head's request, if it came before as a whole."""
         self.ids = _ids(plane.rng)
         """Request ids."""
         self.upstreams = plane.runtime.upstreams
         self._clients: dict[str, tuple[Address | None, str]] = {}
-        self._forwarding: dict[tuple[Address | None, int | None, bytes, bool], bytes] = {}
+        self.http2_heads = RequestHeads(limits)
+        """The same of requests that came by HTTP/2: the head of HTTP/1.1 that says as much may have come, too."""
+        self._http2: dict[FieldPairs, ExpressRequest] = {}
+        self._forwarding: dict[tuple[Address | None, int | None, bytes, bool, Version], bytes] = {}
         self._ledgers: dict[tuple[RoutePlan, EndpointRuntime], Ledger] = {}
 
     def renew(self, plan: ListenerPlan) -> HttpListener:
@@ -123,7 +135,7 @@ class HttpListener:
         change."""
         return self if plan is self.plan else HttpListener(self.plane, plan)
 
-    def prepare(self, request: ExpressRequest, snapshot: Snapshot) -> Prepared | None:
+    def prepare(self, request: ExpressRequest, snapshot: Snapshot, proto: bytes = b"http/1.1") -> Prepared | None:
         """What `request` comes to; None: the readable path has to see to it."""
         path: NormalPath = request.path  # type: ignore[assignment]  # or it goes no further
         plain_path = is_plain(path)
@@ -144,9 +156,29 @@ class HttpListener:
         plan = snapshot.routes[name]
         if plan.spec.respond is not None or plan.spec.redirect is not None:
             return None
-        prepared = Prepared(request, snapshot, plan)
+        prepared = Prepared(request, snapshot, plan, proto)
         request.note = prepared
         return prepared
+
+    def read_http2(self, fields: FieldPairs, secure: bool) -> ExpressRequest | None:
+        """The request that a header block of HTTP/2 is, without content; None: the readable path has to judge it.
+
+        `secure`: as for `http2_request.judge`.
+        """
+        found = self._http2.get(fields)
+        if found is None:
+            try:
+                head, key = http2_request.write(fields, end=True, secure=secure, rng=self.plane.rng)
+            except ClientError:
+                return None
+            found = self.http2_heads.read(head)
+            if found is None or key is not None:
+                return None
+            if found.size <= LONGEST_HTTP2:
+                if len(self._http2) >= MAX_HTTP2:
+                    self._http2.clear()
+                self._http2[fields] = found
+        return found
 
     def split(self, plan: RoutePlan, request: ExpressRequest, client: str) -> str:
         """The upstream that a request of a split route goes to, by name."""
@@ -172,13 +204,20 @@ class HttpListener:
             self._clients[host] = found
         return found
 
-    def forwarding(self, address: Address | None, port: int | None, authority: bytes, secure: bool) -> bytes:
+    def forwarding(
+        self, address: Address | None, port: int | None, authority: bytes, secure: bool, version: Version = b"1.1"
+    ) -> bytes:
         """The forwarding fields of a peer that speaks for itself, as lines, with the beginning of X-Request-Id's."""
-        key = (address, port, authority, secure)
+        key = (address, port, authority, secure, version)
         found = self._forwarding.get(key)
         if found is None:
             fields = forwarded.forwarding_fields(
-                _Bare(authority), peer=address, trusted=False, secure=secure, port=port, name=self.plane.name
+                _Bare(authority, version=version),
+                peer=address,
+                trusted=False,
+                secure=secure,
+                port=port,
+                name=self.plane.name,
             )
             found = b"".join([b"%b: %b\r\n" % pair for pair in fields]) + b"X-Request-Id: "
             if len(self._forwarding) >= MAX_TARGETS:

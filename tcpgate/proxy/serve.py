@@ -235,7 +235,8 @@ class ListenerServer:
     def _settled(self, sock: socket.SocketType, arrived: Arrived, http2: bool) -> Connection:
         """What a connection becomes that has arrived."""
         if http2:
-            return Http2Connection(self, sock, arrived)
+            assert self._http is not None
+            return Http2Connection(self, self._http, sock, arrived)
         if self._http is not None:
             return HttpRider(self, self._http, sock, arrived.sockaddr, arrived.port, arrived)
         return self._flow(sock, arrived.sockaddr, self._upstream_of(arrived), arrived)

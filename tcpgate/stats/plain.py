@@ -49,9 +49,9 @@ def connection_of(client: str, peer: str, tls: str) -> bytes:
     return f'"client":{quote(client)},"peer":{quote(peer)},"tls":{quote(tls)},'.encode("ascii")
 
 
-def request_of(method: bytes, host: bytes, path: bytes) -> bytes:
+def request_of(method: bytes, host: bytes, path: bytes, proto: bytes = b"http/1.1") -> bytes:
     """The part of a line that is the same for requests with the same head, up to the status. Texts without escapes."""
-    return b'"method":"%b","host":"%b","path":"%b","proto":"http/1.1","status":' % (method, host, path)
+    return b'"method":"%b","host":"%b","path":"%b","proto":"%b","status":' % (method, host, path, proto)
 
 
 def stamp_of(ts: float) -> bytes:

@@ -104,6 +104,11 @@ class Http2(Reading):
 
         The number is given where the head is sent, since they must go out in the same order (5.1.1).
         """
+        fields = tuple(fields)
+        return self.open_block(self._lines.block(fields), dict(fields[:4]).get(b":method", b""), end)
+
+    def open_block(self, block: bytes, method: bytes, end: bool) -> int:
+        """`open_stream` with what `encode` gave; its `method` is told besides."""
         if self.role != "client":
             raise Bug("a server opens no streams")
         if not self.can_open:
@@ -111,9 +116,8 @@ class Http2(Reading):
         number = self._next
         self._next += 2
         stream = self._open(number)
-        fields = tuple(fields)
-        stream.method = dict(fields[:4]).get(b":method", b"")
-        self._send_block(stream, self._lines.block(fields), end)
+        stream.method = method
+        self._send_block(stream, block, end)
         return number
 
     def send_headers(self, stream: int, fields: Iterable[Pair], end: bool = False) -> None:
