@@ -144,7 +144,7 @@ async def test_what_all_streams_have_unsent_is_bounded_while_nobody_reads() -> N
         carriers = [await both.open() for _ in range(4)]
         async with trio.open_nursery() as nursery:
             for carrier in carriers:
-                nursery.start_soon(carrier.send_all, Content(b"x" * (4 << 20)))
+                nursery.start_soon(carrier.send_all, [Block(b"\x88"), Content(b"x" * (4 << 20))])
             await trio.sleep(0.1)
             assert len(both.link.machine.out) <= MOST_UNSENT + 4096
             assert not carriers[0].write_ended
