@@ -176,8 +176,10 @@ async def serving(
         make_spread=lambda spec, make: Spread(spec, make, rng),
     )
     lane = Lane(trio.current_time)
+    tasks: list[trio.Nursery] = []
     plane = Plane(
         lane=lane,
+        start=lambda work: tasks[0].start_soon(work),
         snapshot=build(config, 1, layout.blocks, kinds.make_filter, None),
         runtime=runtime,
         page=shared.pages[1],
@@ -196,6 +198,7 @@ async def serving(
     servers: dict[str, ListenerServer] = {}
     try:
         async with trio.open_nursery() as nursery:
+            tasks.append(nursery)
             nursery.start_soon(lane.run_forever)
             nursery.start_soon(lane.sweep_forever)
             for name, plan in plane.snapshot.listeners.items():

@@ -268,6 +268,7 @@ class Worker:
             rng=self.rng,
             wall=time.time,
             name=name.encode("ascii"),
+            start=self.root.start_soon,
         )
 
     def _reconcile(self, plane: Plane, snapshot: Snapshot) -> None:

@@ -17,7 +17,7 @@ from tcpgate.errors import Bug, GateError, Reason, Refused, Retry, UpstreamError
 from tcpgate.filters.base import Subrequest
 from tcpgate.policy.hashing import hash64
 from tcpgate.policy.retry import may_retry
-from tcpgate.proxy import pool
+from tcpgate.proxy.upstream import Upstream, connect, take
 from tcpgate.state.runtime import EndpointRuntime, UpstreamRuntime
 
 if TYPE_CHECKING:
@@ -73,12 +73,13 @@ class _Question:
             except UpstreamError as exc:
                 raced = exc.retry is Retry.IF_REUSED
                 failed += not raced
+                again = endpoint if raced or exc.retry is Retry.ANEW else None
                 if not self._may_retry(exc, upstream, failed):
                     raise
-                last, again = exc, endpoint if raced else None
+                last = exc
                 if raced:
                     endpoint.close_idle()
-                else:
+                elif again is None:
                     tried.add(endpoint.name)
             else:
                 return
@@ -96,12 +97,9 @@ class _Question:
 
     async def _attempt(self, endpoint: EndpointRuntime, upstream: UpstreamRuntime) -> None:
         endpoint.begin()
-        up: pool.UpstreamConnection | None = None
+        up: Upstream | None = None
         try:
-            up = pool.take_idle(endpoint)
-            if up is None:
-                up = await pool.connect(endpoint, self.plane, upstream.spec.timeouts)
-            up.leave()
+            up = take(endpoint) or await connect(endpoint, self.plane, upstream.spec.timeouts)
             self.reused = up.reused
             head = await self._talk(up, upstream)
             now = trio.current_time()
@@ -112,24 +110,24 @@ class _Question:
             self.answer = head
             await self._drop_body(up, upstream)
         except UpstreamError as exc:
-            if up is not None and exc.retry is not Retry.IF_REUSED:
+            if up is not None and exc.retry not in (Retry.IF_REUSED, Retry.ANEW):
                 endpoint.answered_badly(exc.detail or str(exc.reason), trio.current_time())
             if self.answer is None:
                 raise  # else the head is here, and its body does not matter
         finally:
             endpoint.end()
             if up is not None:
-                pool.give_back(up, trio.current_time())
+                up.give_back(trio.current_time(), usable=True)
 
-    async def _talk(self, up: pool.UpstreamConnection, upstream: UpstreamRuntime) -> ResponseHead:
+    async def _talk(self, up: Upstream, upstream: UpstreamRuntime) -> ResponseHead:
         """Send the request, and wait for the final head."""
         request, codec, before = self.request, up.codec, up.stream.bytes_in
         fields = request.fields
         if b"host" not in fields:
             fields = Fields([(b"Host", upstream.name.encode()), *fields])
-        wire = codec.send_request(request.method, request.target, fields, NO_BODY) + codec.end()
+        wire = [codec.send_request(request.method, request.target, fields, NO_BODY), codec.end()]
         try:
-            await up.stream.send_all(wire)
+            await up.stream.send_all([part for part in wire if part])
             while True:
                 event = codec.next_event()
                 if isinstance(event, ResponseHead) and not event.informational:
@@ -137,11 +135,11 @@ class _Question:
                 if not isinstance(event, ResponseHead):
                     codec.receive(await up.stream.receive_some())
         except UpstreamError as exc:
-            if up.reused and up.stream.bytes_in == before:
+            if exc.retry is Retry.SAFE and up.reused and up.stream.bytes_in == before:
                 raise UpstreamError(exc.reason, exc.detail, retry=Retry.IF_REUSED) from exc
             raise
 
-    async def _drop_body(self, up: pool.UpstreamConnection, upstream: UpstreamRuntime) -> None:
+    async def _drop_body(self, up: Upstream, upstream: UpstreamRuntime) -> None:
         left = BODY
         while left > 0:
             event = up.codec.next_event()

@@ -26,7 +26,7 @@ from tcpgate.codec.events import Data, EndOfBody, NeedData, ResponseHead
 from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
 from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
-from tcpgate.proxy import pool, tunnel
+from tcpgate.proxy import tunnel, upstream
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.greet import header_for
 from tcpgate.proxy.upstream import Upstream
@@ -111,11 +111,9 @@ class Attempt:
     async def _connect(self) -> Upstream:
         if self._begun is not None and (self._begun.up or self._begun.failure):
             return self._take_over(self._begun)
-        idle = self.up = pool.take_idle(self.endpoint)
-        if idle is None:
+        self.up = upstream.take(self.endpoint)
+        if self.up is None:
             await self.down.while_client_waits(self._dial)
-        else:
-            idle.leave()
         up = self.up
         assert up is not None
         self._seen_before = up.stream.bytes_in
@@ -124,7 +122,8 @@ class Attempt:
 
     def _take_over(self, begun: Begun) -> Upstream:
         """Go on where the lane was: with its connection, or with its failure to make one."""
-        up = self.up = begun.up
+        up = begun.up
+        self.up = up
         if up is None or begun.failure is not None:
             raise begun.failure or Bug("nothing to go on with")
         self._seen_before = up.stream.bytes_in
@@ -135,7 +134,7 @@ class Attempt:
     async def _dial(self) -> None:
         # Kept here at once: a cancellation between the connect and its caller must not lose the connection.
         header = header_for(self.down, self.endpoint.reach)
-        self.up = await pool.connect(self.endpoint, self.down.plane, self.timeouts, header)
+        self.up = await upstream.connect(self.endpoint, self.down.plane, self.timeouts, header)
 
     # -- the health machine and the balancer hear how it went -------------------------------------------------------
 
@@ -159,7 +158,7 @@ class Attempt:
 
     def _judge_failure(self, exc: UpstreamError) -> None:
         """A failed connect has been told by the pool; a close that raced our request is nobody's fault."""
-        if not math.isnan(self.connected_at) and exc.retry is not Retry.IF_REUSED:
+        if not math.isnan(self.connected_at) and exc.retry not in (Retry.IF_REUSED, Retry.ANEW):
             self.endpoint.answered_badly(exc.detail or str(exc.reason), trio.current_time())
 
     # -- the exchange -----------------------------------------------------------------------------------------------
@@ -264,7 +263,7 @@ class Attempt:
             try:
                 up.codec.receive(await up.stream.receive_some())
             except UpstreamError as exc:
-                if up.reused and up.stream.bytes_in == self._seen_before:
+                if exc.retry is Retry.SAFE and up.reused and up.stream.bytes_in == self._seen_before:
                     # A reset instead of an answer on a reused connection: it was closed before our request came.
                     raise UpstreamError(exc.reason, exc.detail, retry=Retry.IF_REUSED) from exc
                 raise

@@ -214,6 +214,8 @@ class Exchange:
                 # No failure of the endpoint's: its idle connections are as stale, so it is dialled anew.
                 endpoint.close_idle()
                 again = endpoint
+            elif last.retry is Retry.ANEW:
+                again = endpoint
             else:
                 tried.add(endpoint.name)
 

@@ -23,11 +23,11 @@ from tcpgate.proxy.greet import flow_greeting
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.rider import Host
 from tcpgate.proxy.tcp import FlowRecord, FlowService, serve_flow
+from tcpgate.state.held import Cuttable
 from tcpgate.state.runtime import (
     BYTES_IN,
     BYTES_OUT,
     CONNECTS,
-    Cuttable,
     EndpointRuntime,
     UpstreamRuntime,
 )

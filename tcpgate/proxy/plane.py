@@ -6,7 +6,7 @@ One object per worker, passed down as an argument. Everything on it is synchrono
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import attrs
 
@@ -42,6 +42,8 @@ SHAKES = 4
 
 Tell = Callable[[str, str, str, Mapping[str, str | int | float]], None]
 """(kind, level, text, facts), for the event journal."""
+Start = Callable[[Callable[[], Awaitable[None]]], None]
+"""Begins a task."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -65,6 +67,8 @@ class Plane:
     """The gateway's pseudonym in Via, by which it knows a request that comes round in a circle."""
     lane: Lane
     """What moves plain exchanges, and watches idle upstream connections."""
+    start: Start
+    """Begins a task of the worker's own: for connections to endpoints that outlive the exchanges which share them."""
     workers: int = 1
     """How many workers share the listeners now."""
     write_lines: Callable[[Sequence[bytes]], None] = attrs.field(kw_only=True)

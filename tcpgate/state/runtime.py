@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -23,6 +23,7 @@ from tcpgate.policy.ewma import PeakEwma
 from tcpgate.policy.health import EndpointState
 from tcpgate.policy.passive import LiveCounts, Observation
 from tcpgate.policy.spread import Spread
+from tcpgate.state.held import Cuttable, Idle, Shared
 from tcpgate.state.messages import EndpointStatus, Observed
 from tcpgate.state.reach import PLAIN, Reach, reach_of
 from tcpgate.stats import histogram
@@ -45,20 +46,6 @@ USABLE = frozenset({EndpointState.HEALTHY, EndpointState.DEGRADED})
 NOT_PROBED = "not yet probed"
 WITHDRAWN = frozenset({EndpointState.DRAINING, EndpointState.MAINT})
 """An operator's word or a removal: not even panic sends new work there."""
-
-
-class Idle(Protocol):
-    """An idle upstream connection, as far as the runtime cares."""
-
-    def close(self) -> None:
-        """Give the socket back to the kernel."""
-
-
-class Cuttable(Protocol):
-    """Long-lived work on an endpoint (a tunnel, a tcp flow) that a removal may have to end."""
-
-    def cut_by(self, deadline: float) -> None:
-        """Be over by `deadline` (the worker's clock; infinity takes it back); the record's reason is `drained`."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -98,6 +85,8 @@ class EndpointRuntime:
     session: Any = None
     """TLS session that the next connection can go on with (`net/tls_client.Session`)."""
     idle: deque[Idle] = attrs.field(factory=deque)
+    shared: Shared | None = None
+    """Those of HTTP/2; None: there has been none."""
     flows: set[Cuttable] = attrs.field(factory=set)
 
     @property
@@ -118,7 +107,7 @@ class EndpointRuntime:
 
     def full(self) -> bool:
         """Whether another connection would pass the limit, over all workers. An idle one of ours is always room."""
-        if self.idle:
+        if self.idle or (self.shared is not None and self.shared.has_room):
             return False
         return self.meter.shared.total(self.block + CONNECTIONS, self.meter.processes) >= self.limits.max_connections
 
@@ -192,12 +181,18 @@ class EndpointRuntime:
         """Make connections this way from now on. Those of another way are not used again."""
         if self.reach != reach:
             self.reach, self.session = reach, None
-            self.close_idle()
+            self.withdraw()
 
     def close_idle(self) -> None:
         """Close every idle connection."""
         while self.idle:
             self.idle.pop().close()
+
+    def withdraw(self) -> None:
+        """No new work goes over the connections that there are."""
+        self.close_idle()
+        if self.shared is not None:
+            self.shared.withdraw()
 
     def _send(self, seen: Observation | None) -> None:
         if seen is not None and not self.retired:
@@ -268,7 +263,7 @@ class Runtime:
             endpoint.retired = True
             endpoint.state = EndpointState.DRAINING
             endpoint.cause = "removed by a reload"
-            endpoint.close_idle()
+            endpoint.withdraw()
             self.retired[endpoint.upstream, endpoint.name] = endpoint
         return gone
 
@@ -351,7 +346,7 @@ class Runtime:
             was_usable = endpoint.state in USABLE
             endpoint.take(status)
             if was_usable and endpoint.state not in USABLE:
-                endpoint.close_idle()
+                endpoint.withdraw()
                 out.append(endpoint)
             touched[upstream.name] = upstream
         for upstream in touched.values():
