@@ -59,6 +59,11 @@ class FarTls:
         """As a socket's."""
         self.tls.setsockopt(level, option, value)
 
+    def getsockname(self) -> tuple[str, int]:
+        """As a socket's."""
+        host, port = self.tls.getsockname()
+        return host, port
+
     def close(self) -> None:
         """As a socket's."""
         self.tls.close()

@@ -114,7 +114,7 @@ async def origins(answer: bytes, pieces: int = 0) -> AsyncIterator[tuple[int, in
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with tls_origin(by_tls) as origin, trio.open_nursery() as nursery:
-        nursery.start_soon(trio.serve_listeners, plain, listeners)
+        await nursery.start(trio.serve_listeners, plain, listeners)
         yield origin.port, listeners[0].socket.getsockname()[1], bodies
         nursery.cancel_scope.cancel()
 
