@@ -7,8 +7,12 @@ picks, and `wrap` makes a connection of the socket that has still to read that h
 
 A server name picks twice, each time exact before wildcard: the *pair* (certificate and key) by the names in it, the
 first one for those who name none or another; and the *rules*, by `hosts`, else the listener's. A wildcard stands for
-one label, the leftmost (RFC 9525 6.3). Pairs with the very same names are one: with an RSA and an ECDSA key the client
-gets what it can use.
+one label of a certificate's, the leftmost (RFC 9525 6.3); for rules it stands for any depth, as it does in routes, or
+a name that no certificate is for would be a way around them. Pairs with the very same names are one: with an RSA and an
+ECDSA key the client gets what it can use.
+
+Who is let in under one name's rules may then ask for another's host on that connection, as browsers do where one
+certificate is for both. `Trust` says for which hosts what was asked of the client is as much as their own rules ask.
 
 The context of each pair with the listener's rules, and of each set of rules with a pair, is made at once, so that what
 is wrong with either is found before anything serves; the other combinations when they are first asked for.
@@ -93,6 +97,13 @@ class Rules:
     alpn: tuple[str, ...] = ()
     """Protocols, best first; none: ALPN is not spoken."""
 
+    def proves(self, other: Rules, *, shown: bool) -> bool:
+        """Whether who was let in under these rules is as well known as `other` ones ask. `shown`: a certificate."""
+        if other.client_auth == "none" or (other.client_auth == "optional" and not shown):
+            return True
+        same = (self.client_ca, self.client_crl) == (other.client_ca, other.client_crl)
+        return same and shown and self.client_auth != "none"
+
     @property
     def fingerprint(self) -> bytes:
         """32 bytes: the same for the same rules only. What a session was begun under, and may be resumed under."""
@@ -153,7 +164,7 @@ class TlsServer:
         """Why this client is not even shaken hands with; None: it is."""
         if self.spec.strict_sni and self._group_for(hello.server_name) is None:
             return Refusal(UNRECOGNIZED_NAME, f"no certificate for server name {hello.server_name or '(none)'}")
-        offered = self._rules_for(hello.server_name).alpn
+        offered = self.rules_for(hello.server_name).alpn
         if offered and hello.alpn and not set(offered) & set(hello.alpn):
             # OpenSSL would go on without: then one protocol's words could be taken for another's (ALPACA).
             return Refusal(NO_APPLICATION_PROTOCOL, f"no protocol in common: the client has {', '.join(hello.alpn)}")
@@ -163,7 +174,7 @@ class TlsServer:
         """The context for this client; None: `refusal` says why not."""
         if self.refusal(hello) is not None:
             return None
-        return self._context(self._group_for(hello.server_name) or 0, self._rules_for(hello.server_name))
+        return self._context(self._group_for(hello.server_name) or 0, self.rules_for(hello.server_name))
 
     def wrap(self, sock: socket.SocketType, hello: Hello) -> TlsSocket:
         """The connection over `sock`, which is connected and non-blocking; its handshake is still to be done.
@@ -186,10 +197,19 @@ class TlsServer:
         found = self._by_name.get(name)
         return found if found is not None else self._by_name.get(wildcard_for(name))
 
-    def _rules_for(self, name: str) -> Rules:
+    def rules_for(self, name: str) -> Rules:
+        """What is asked of those who name this server; "" for none."""
+        found = self._hosts.get(name) if self._hosts else None
+        wildcard = wildcard_for(name) if self._hosts else ""
+        while found is None and wildcard:
+            found, wildcard = self._hosts.get(wildcard), wildcard_for(wildcard.removeprefix("*."))
+        return found or self.spec.rules
+
+    def trust(self, facts: TlsFacts) -> Trust | None:
+        """What a client has proved by the handshake that these are the facts of; None: as much as any host asks."""
         if not self._hosts:
-            return self.spec.rules
-        return self._hosts.get(name) or self._hosts.get(wildcard_for(name)) or self.spec.rules
+            return None
+        return Trust(self, self.rules_for(facts.server_name), facts.version, facts.client is not None)
 
     # -- making -----------------------------------------------------------------------------------------------------
 
@@ -230,6 +250,24 @@ class TlsServer:
         context.num_tickets = 0
         if LIBSSL is not None:
             LIBSSL.keep_no_sessions(context)
+
+
+@attrs.frozen
+class Trust:
+    """What one client has proved. Requests for hosts that ask for more are misdirected (RFC 9110 15.5.20)."""
+
+    server: TlsServer
+    rules: Rules
+    version: str
+    shown: bool
+    """A certificate, found good."""
+
+    def covers(self, host: bytes) -> bool:
+        """Whether it is enough for the rules of `host`, as `codec.target` writes it."""
+        rules = self.server.rules_for(host.decode("latin-1"))
+        if rules is self.rules:
+            return True
+        return self.rules.proves(rules, shown=self.shown) and self.version >= f"TLSv{rules.min_version}"
 
 
 def _grouped(pairs: tuple[Pair, ...]) -> list[tuple[tuple[str, ...], tuple[Pair, ...]]]:

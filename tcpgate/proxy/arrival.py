@@ -29,7 +29,7 @@ from tcpgate.codec.tls_facts import TlsFacts
 from tcpgate.errors import ClientError, Reason, Side
 from tcpgate.net.address import SocketAddress, number_of
 from tcpgate.net.lane import READ, WRITE
-from tcpgate.net.tls_server import facts
+from tcpgate.net.tls_server import TlsServer, Trust, facts
 from tcpgate.net.tls_socket import TlsSocket
 from tcpgate.proxy.arrived import Arrived, told_by
 from tcpgate.proxy.arriving import HEADER, HELLO, HUNG_UP, LEAVING, OVER, PREFACE, SHAKING, Arriving
@@ -52,11 +52,13 @@ def needs_arrival(plan: ListenerPlan) -> bool:
 class Arrival(Arriving):
     """One connection that is arriving."""
 
-    __slots__ = ("_hello_at",)
+    __slots__ = ("_hello_at", "server")
 
     def __init__(self, host: Reception, sock: socket.SocketType, sockaddr: SocketAddress, port: int | None) -> None:
         super().__init__(host, sock, sockaddr, port)
         self._hello_at = self.began
+        self.server: TlsServer | None = None
+        """By whose rules the handshake is done; a reload may give the listener another one meanwhile."""
 
     def begin(self) -> None:
         """Await the first bytes; or refuse at once who may not come without a proxy."""
@@ -87,7 +89,9 @@ class Arrival(Arriving):
         else:
             self._settle()
 
-    def _settle(self, tls: TlsFacts | None = None, seconds: float = 0.0, *, http2: bool = False) -> None:
+    def _settle(
+        self, tls: TlsFacts | None = None, trust: Trust | None = None, seconds: float = 0.0, *, http2: bool = False
+    ) -> None:
         """It has arrived."""
         self.state = OVER
         self.set_low(1)
@@ -103,6 +107,7 @@ class Arrival(Arriving):
                 proxy=arrived.proxy,
                 hello=self.hello,
                 tls=tls,
+                trust=trust,
                 seconds=seconds,
             )
         self.host.settle(self, self.sock, arrived, http2)
@@ -269,6 +274,7 @@ class Arrival(Arriving):
         self.set_low(1)
         self.lane.remove(self.fd)  # if this fails, the socket may be closed
         self.events = 0
+        self.server = server
         self.tls = self.sock = server.wrap(self.sock, hello)
         self.fd = self.tls.fileno()
         self.lane.add(self.fd, self.on_ready, READ)
@@ -305,4 +311,5 @@ class Arrival(Arriving):
             page[block + LISTENER_HANDSHAKES_RESUMED] += 1
         # It did happen, even if the clock has not moved: 0.0 would say that it did not.
         spent = max(self.lane.clock() - self._hello_at, 1e-6)
-        self._settle(told, spent, http2=self.spec.protocol == "http" and told.alpn == "h2")
+        trust = None if self.server is None else self.server.trust(told)
+        self._settle(told, trust, spent, http2=self.spec.protocol == "http" and told.alpn == "h2")

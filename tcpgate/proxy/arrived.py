@@ -12,6 +12,7 @@ from tcpgate.codec.client_hello import ClientHello
 from tcpgate.codec.proxy_header import End, ProxyHeader
 from tcpgate.codec.tls_facts import TlsFacts
 from tcpgate.net.address import SocketAddress, port_of
+from tcpgate.net.tls_server import Trust
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +32,8 @@ class Arrived:
     """What the client asked for, where it was looked at; without TLS of ours the bytes are still to be read."""
     tls: TlsFacts | None = None
     """Of the client's TLS with us."""
+    trust: Trust | None = None
+    """What the client has proved, where some hosts ask for more than others; None: it may ask for any."""
     seconds: float = 0.0
     """That the TLS handshake took, from the hello's first byte."""
 
@@ -41,6 +44,10 @@ class Arrived:
             return True
         ssl = None if self.proxy is None else self.proxy.ssl
         return ssl is not None and ssl.over_tls
+
+    def covers(self, host: bytes) -> bool:
+        """Whether this client may ask for `host` on this connection: it has proved what that one's rules ask."""
+        return self.trust is None or self.trust.covers(host)
 
     @property
     def text(self) -> str:

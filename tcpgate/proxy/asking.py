@@ -77,6 +77,9 @@ class Asking(Ride):
                 self.hand_over(data)
                 return
             self.by_form = request.by_form
+        if self.arrived is not None and not self.arrived.covers(request.host):
+            self.hand_over(data)
+            return
         prepared: Prepared | None = request.note
         if prepared is None or prepared.snapshot() is not snapshot:
             prepared = shared.prepare(request, snapshot)

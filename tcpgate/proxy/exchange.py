@@ -113,6 +113,11 @@ class Exchange:
 
     async def _run(self) -> None:
         with self.scope:
+            arrived = self.connection.arrived
+            if arrived is not None and not arrived.covers(self.head.host):
+                # The name in the handshake decided what was asked of this client; another one here would get round it.
+                detail = "host: asks for more in the TLS handshake than was asked on this connection"
+                raise ClientError(Reason.BAD_REQUEST, detail, status=421)
             if forwarded.passed_through(self.head.fields, self.plane.name):
                 raise Refused(Reason.LOOP_DETECTED, "Via names this gateway")
             if self.head.max_forwards == 0:

@@ -93,6 +93,8 @@ class Http2Connection:
         stream = Stream(sock, Side.CLIENT, self.peer)
         self.link = Http2Link(stream, machine, self._pace, self._on_lost)
         self.is_leaving = False
+        self.cut_at = math.inf
+        """When it has to be over, but for what a stream needs for a farewell."""
         self._host = host
         self._streams: dict[int, StreamConnection | PlainStream] = {}
         self._tasks: trio.Nursery | None = None
@@ -101,7 +103,7 @@ class Http2Connection:
         """Around the wait for what comes next."""
         self._is_greeted = False
         """The client's SETTINGS have come."""
-        self._quiet_since = trio.current_time()
+        self._began = self._quiet_since = trio.current_time()
         """When the last stream ended."""
         self._head_since = math.nan
         """When a header block began whose end has not come."""
@@ -129,7 +131,7 @@ class Http2Connection:
 
     def cut_by(self, deadline: float) -> None:
         """Be over by `deadline`; infinity takes it back."""
-        self._scope.deadline = deadline
+        self._scope.deadline = self.cut_at = deadline
         for stream in self._streams.values():
             stream.cut_by(deadline)
 
@@ -223,17 +225,29 @@ class Http2Connection:
             due = min(due, self._final_at)
         if not math.isnan(self._head_since):
             due = min(due, self._head_since + self._timeouts.head)
-        return due
+        return min(due, self._settled_by())
+
+    def _settled_by(self) -> float:
+        """When the client must have acknowledged our SETTINGS (RFC 9113 6.5.3)."""
+        if not self._is_greeted or self.link.machine.is_acknowledged:
+            return math.inf
+        return self._began + self._timeouts.handshake
 
     def _on_time(self, now: float) -> None:
         """Whatever was due."""
         if now >= self._head_since + self._timeouts.head:
-            self.link.machine.go_away(frames.ENHANCE_YOUR_CALM, "header block: its end did not come in time")
-            self._note(ClientError(Reason.HEAD_TIMEOUT, "a header block whose end did not come"))
-            self.link.fail(Refused(Reason.HEAD_TIMEOUT, "the connection ended for a header block without its end"))
+            self._give_up(frames.ENHANCE_YOUR_CALM, "a header block whose end did not come")
+        elif now >= self._settled_by():
+            self._give_up(frames.SETTINGS_TIMEOUT, "SETTINGS that were not acknowledged")
         else:  # idle for too long, or a PING that nobody answers
             self._say_final()
         self.link.wake()
+
+    def _give_up(self, code: int, what: str) -> None:
+        """End a connection whose client did not do in time what it has to."""
+        self.link.machine.go_away(code, what)
+        self._note(ClientError(Reason.HEAD_TIMEOUT, what))
+        self.link.fail(Refused(Reason.HEAD_TIMEOUT, f"the connection ended for {what}"))
 
     def _note_head(self) -> None:
         if not self.link.machine.is_within_head:
@@ -298,7 +312,7 @@ class Http2Connection:
         request = None
         if not self.tls_seconds:  # the first exchange of a connection tells what its handshake took
             request = self.shared.read_http2(event.fields, self.arrived.secure)
-        if request is None:
+        if request is None or not self.arrived.covers(request.host):
             return False
         self.snapshot = snapshot = self._host.snapshot
         prepared: Prepared | None = request.note
@@ -329,10 +343,12 @@ class Http2Connection:
         codec = ServerStream(judged, self.plane.lines, end=event.end, limit=self._limits.body)
         stream = self._streams[event.stream] = StreamConnection(self, event.stream, codec)
         self.link.streams[event.stream] = stream.stream
-        stream.cut_by(self._scope.deadline)
+        stream.cut_by(self.cut_at)
         if fault is None:
             self._tasks.start_soon(stream.run, begun)
         else:
+            if begun is not None:
+                begun.abandon()
             self._tasks.start_soon(stream.refuse, event, fault)
         return stream
 
@@ -357,11 +373,15 @@ class Http2Connection:
 
     # -- asked by its streams ---------------------------------------------------------------------------------------
 
+    def outlast(self, deadline: float) -> None:
+        """One of its streams may take until then to be over."""
+        self._scope.deadline = max(self._scope.deadline, deadline)
+
     def forwarding(self, authority: bytes) -> bytes:
         """The forwarding fields of plain requests, with the beginning of X-Request-Id's."""
         return self.shared.forwarding(self.address, self.port, authority, self.arrived.secure, b"2.0")
 
-    def carry_on(self, plain: PlainStream, begun: Begun) -> None:
+    def carry_on(self, plain: PlainStream, begun: Begun, lost: GateError | None = None) -> None:
         """A task goes on with an exchange that is not plain after all."""
         try:
             stream = self._start(plain.event, begun)
@@ -369,8 +389,8 @@ class Http2Connection:
             begun.abandon()
             self.stream_over(plain)
             return
-        if self.link.lost is not None:
-            stream.reset(self.link.lost)
+        if lost := self.link.lost or lost:
+            stream.reset(lost)
 
     def on_fault(self, exc: Exception) -> None:
         """A bug in the books of its plain exchanges: whoever caught it has logged it."""
