@@ -35,8 +35,8 @@ class Retry(enum.Enum):
     IF_UNSENT = "if_unsent"
     """Nothing reached the endpoint, so any method may be tried again."""
     ANEW = "anew"
-    """The endpoint has looked at nothing of it and is well (it ends an HTTP/2 connection in good order): any method
-    may be tried again, there too, over another connection."""
+    """The endpoint has looked at nothing of it and is well (it is ending an HTTP/2 connection in good order): any
+    method may be tried again, there too, over another connection."""
     SAFE = "safe"
     """The request may have been acted upon: only idempotent methods (RFC 9110 9.2.2) may be tried again."""
 
