@@ -169,3 +169,20 @@ async def test_a_drain_cuts_a_tunnel_at_its_end(tmp_path: Path, nursery: trio.Nu
         record = await plane.record()
     assert answer.reset is not None or client.ended
     assert record.reason == "drained"
+
+
+async def test_an_inspected_websocket_is_read_frame_by_frame(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async def play(stream: trio.SocketStream) -> None:
+        await stream.send_all(accepting(await head(stream)))
+        while await stream.receive_some(65536):
+            pass
+
+    text = config(await origin(nursery, play), listener=H2, route='websocket = { max_message = "1KiB" }')
+    async with serving(tmp_path, text) as plane, http2_client(plane) as client:
+        number = await connect(client)
+        assert (await client.head(number)).status == 200
+        await client.send(number, b"\x82\xfe\x08\x00" + b"\0\0\0\0" + b"x" * 2048)  # a message that is too large
+        answer = await client.answer(number)
+        record = await plane.record()
+    assert b"\x88" in answer.body  # a Close
+    assert record.reason == "message_too_large"
