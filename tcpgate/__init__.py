@@ -10,7 +10,7 @@ Rooms, in the order in which they may import one another:
     units     "250ms", "64KiB", "10.0.0.0/8", "host:port"
     stats     counters on the shared page, access records, the event journal          pure
     config    the TOML as classes; load, check, diff                                  pure but for reading files
-    codec     HTTP/1: the strict grammar, h11 under it, the express codec beside it   pure
+    codec     HTTP/1 (the strict grammar, h11 under it, the express codec), HTTP/2    pure
     policy    routes, balancers, health, retry, pace: every decision                  pure, `now` goes in
     filters   what a route does to a request before it goes on                        pure
     state     Snapshot (one generation, frozen) and Runtime (what outlives it)        pure
@@ -23,7 +23,8 @@ Rooms, in the order in which they may import one another:
 
 The life of a request takes one of two paths, which answer, count and log alike.
 
-    readable path   a Trio task per connection. `proxy/serve.py` accepts; `proxy/http.py` reads head after head;
+    readable path   a Trio task per connection (`proxy/http.py` reads head after head), or per stream of one
+                    (`proxy/http2.py`). `proxy/serve.py` accepts;
                     `proxy/exchange.py` routes, filters, picks and tries; `proxy/attempt.py` talks to one endpoint;
                     `exchange.end` closes the books. It can do everything.
     lane            no task: plain callbacks on one epoll set per worker (`net/lane.py`). `proxy/ride.py` is the

@@ -6,6 +6,12 @@
     stream    one connection: receiving, sending, time limits, its errors as GateErrors; unsent: the rest of a send
     pipes     splice(2): bytes from socket to socket inside the kernel
     relay     both ways between two streams until both have ended
+    carrier   what an exchange asks of a stream, be it a connection's or one of many on it
+
+HTTP/2:
+
+    http2_link    the socket that streams share: one reader, one writer
+    http2_stream  one of them as a carrier, with flow control
 
 TLS:
 
