@@ -29,6 +29,7 @@ _BY_STATUS = {
     503: UNAVAILABLE,
     504: UNAVAILABLE,
 }
+_TYPE = re.compile(CONTENT_TYPE + rb"(?:[+; ]|\Z)", re.IGNORECASE)
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _STATUS = re.compile(rb"[0-9]{1,3}")
@@ -37,9 +38,12 @@ _STATUS = re.compile(rb"[0-9]{1,3}")
 def is_grpc(head: RequestHead) -> bool:
     """Whether a request is a gRPC call: over HTTP/2, by its content type. gRPC-Web is something else."""
     kind = head.fields.get(b"content-type")
-    if kind is None or head.version != b"2.0" or kind[: len(CONTENT_TYPE)].lower() != CONTENT_TYPE:
-        return False
-    return kind[len(CONTENT_TYPE) :][:1] in (b"", b"+", b";", b" ")
+    return kind is not None and head.version == b"2.0" and is_call_type(kind)
+
+
+def is_call_type(kind: bytes) -> bool:
+    """Whether a Content-Type is that of gRPC's messages."""
+    return _TYPE.match(kind) is not None
 
 
 def timeout_of(fields: Fields) -> float | None:

@@ -55,6 +55,10 @@ class End(bytes):
 END = End(b"end of stream")
 
 
+_SMALL = 2 << 10
+"""Bytes up to which pieces of a body are kept as one."""
+
+
 class Inflow:
     """Body bytes that have come and that nobody has taken yet."""
 
@@ -68,9 +72,12 @@ class Inflow:
 
     def put(self, data: bytes) -> None:
         """More came."""
-        if data:
-            self._pieces.append(data)
-            self.size += len(data)
+        pieces = self._pieces
+        if pieces and len(pieces[-1]) + len(data) <= _SMALL:
+            pieces[-1] += data  # many small ones would take many times their bytes
+        elif data:
+            pieces.append(data)
+        self.size += len(data)
 
     def take(self, most: int) -> bytes:
         """At most so many bytes of what is here."""

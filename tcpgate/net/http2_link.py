@@ -56,6 +56,7 @@ class Http2Link:
         self._sending = False
         self._flushed = trio.Event()
         self._flushed.set()
+        self._has_sent = trio.Event()
 
     # -- in ---------------------------------------------------------------------------------------------------------
 
@@ -64,6 +65,9 @@ class Http2Link:
 
         The answers that the machine has to it are on their way.
         """
+        # Heads need no room, so a client that does not read its answers must not be read, either.
+        while self._sending and not self.room and self.lost is None:
+            await self._has_sent.wait()
         data = await self.stream.receive_some()
         if not data:
             return None
@@ -122,11 +126,14 @@ class Http2Link:
         except GateError as exc:
             self.fail(exc)
             self._flushed.set()
+            self._has_sent.set()
 
     async def _write(self) -> None:
         self._sending = True
         while data := self.machine.take_out():
             await self.stream.send_all(data, pace=None if self._pace is None else self._pace())
+            self._has_sent.set()
+            self._has_sent = trio.Event()
             for carrier in list(self.streams.values()):
                 carrier.room_made()
         self._sending = False

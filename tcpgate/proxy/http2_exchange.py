@@ -51,6 +51,11 @@ class Owner(Protocol):
     is_trusted: bool
     arrived: Arrived
     tls_seconds: float
+    cut_at: float
+
+    def outlast(self, deadline: float) -> None:
+        """The stream may take until then to be over."""
+        ...
 
     def stream_over(self, stream: StreamConnection) -> None:
         """The stream is gone, and its task has nothing more to do."""
@@ -84,7 +89,8 @@ class StreamConnection(Downstream):
     # -- asked by the exchange --------------------------------------------------------------------------------------
 
     def cut_by(self, deadline: float) -> None:
-        self._scope.deadline = self.cancel_at(deadline)
+        self._scope.deadline = end = self.cancel_at(min(deadline, self._owner.cut_at))
+        self._owner.outlast(end)
 
     def proto(self, head: RequestHead | None) -> str:
         return "h2"

@@ -50,13 +50,14 @@ class Owner(Client, Protocol):
     link: Http2Link
     shared: HttpListener
     snapshot: Snapshot
+    cut_at: float
 
     def forwarding(self, authority: bytes) -> bytes:
         """The forwarding fields of its requests, with the beginning of X-Request-Id's."""
         ...
 
-    def carry_on(self, plain: PlainStream, begun: Begun) -> None:
-        """A task goes on with it."""
+    def carry_on(self, plain: PlainStream, begun: Begun, lost: GateError | None = None) -> None:
+        """A task goes on with it; `lost`: only to tell that its client has ended it."""
         ...
 
     def stream_over(self, stream: PlainStream) -> None:
@@ -68,8 +69,8 @@ class PlainStream:
     """One stream and its exchange. Not an attrs class: one is made for each request."""
 
     __slots__ = (
-        "_began", "_endpoint", "_id", "_owner", "_prepared", "_request", "_sent", "_sent_at", "_up", "_upstream",
-        "deadline", "event", "number",
+        "_began", "_endpoint", "_id", "_owner", "_prepared", "_request", "_sent", "_sent_at", "_snapshot", "_up",
+        "_upstream", "deadline", "event", "number",
     )  # fmt: skip
 
     is_long = False
@@ -82,6 +83,7 @@ class PlainStream:
         self._owner = owner
         self._request = request
         self._prepared = prepared
+        self._snapshot = owner.snapshot
         self._upstream: UpstreamRuntime | None = None
         self._endpoint: EndpointRuntime | None = None
         self._up: UpstreamConnection | None = None
@@ -126,7 +128,7 @@ class PlainStream:
             return True
         self._up = up
         self._sent_at = now = lane.clock()
-        self.deadline = min(now + upstream.spec.timeouts.first_byte, self._began + prepared.timeout)
+        self.deadline = min(now + upstream.spec.timeouts.first_byte, self._began + prepared.timeout, owner.cut_at)
         lane.timed.add(self)
         return True
 
@@ -194,8 +196,14 @@ class PlainStream:
 
     # -- not plain after all ----------------------------------------------------------------------------------------
 
-    def give_up(self, received: bytes = b"", broken: OSError | None = None, failure: GateError | None = None) -> None:
-        """Let a task go on with it, from exactly where it is."""
+    def give_up(
+        self,
+        received: bytes = b"",
+        broken: OSError | None = None,
+        failure: GateError | None = None,
+        lost: GateError | None = None,
+    ) -> None:
+        """Let a task go on with it, from exactly where it is. `lost`: its client has ended it."""
         up, endpoint = self._up, self._endpoint
         if up is None or endpoint is None:
             return  # it was given up, or answered
@@ -206,16 +214,16 @@ class PlainStream:
         begun = self._begun()
         begun.up, begun.connected_at, begun.sent_at = up, self._sent_at, self._sent_at
         begun.sent, begun.received, begun.broken, begun.failure = ALL_OF_IT, received, broken, failure
-        self._carry_on(begun)
+        self._carry_on(begun, lost)
 
     def _begun(self) -> Begun:
-        begun = Begun(id=self._id.decode("ascii"), snapshot=self._owner.snapshot, routed_at=self._began)
+        begun = Begun(id=self._id.decode("ascii"), snapshot=self._snapshot, routed_at=self._began)
         begun.upstream, begun.endpoint, begun.started = self._upstream, self._endpoint, self._began
         return begun
 
-    def _carry_on(self, begun: Begun) -> None:
+    def _carry_on(self, begun: Begun, lost: GateError | None = None) -> None:
         self._owner.plane.page[WORKER_LANE_HANDED] += 1
-        self._owner.carry_on(self, begun)
+        self._owner.carry_on(self, begun, lost)
 
     def _over(self) -> None:
         self._owner.plane.lane.timed.discard(self)
@@ -224,7 +232,7 @@ class PlainStream:
 
     def reset(self, exc: GateError) -> None:
         """The client has ended it, or is gone: a task tells that in the way of all others."""
-        self.give_up()
+        self.give_up(lost=exc)
 
     def cut_by(self, deadline: float) -> None:
         """Be over by `deadline`: the sweep sees to it."""

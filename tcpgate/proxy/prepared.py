@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from tcpgate.codec import forwarded, http2_request
+from tcpgate.codec import forwarded, grpc, http2_request
 from tcpgate.codec.events import NO_FIELDS, Fields, Limits, Version
 from tcpgate.codec.express import ExpressRequest, RequestHeads
 from tcpgate.codec.http2.events import FieldPairs
@@ -40,6 +40,11 @@ forwarding fields, a client and the host it asks for. Beyond that they are all f
 
 MAX_HTTP2, LONGEST_HTTP2 = 512, 2048
 """Requests of HTTP/2 that are known by their fields, and the longest of them (bytes of HTTP/1.1)."""
+
+
+def _is_call(fields: FieldPairs) -> bool:
+    """Whether they are a gRPC call's, which has a time of its own and a status in its trailers."""
+    return any(name == b"content-type" and grpc.is_call_type(value) for name, value in fields)
 
 
 class _HeadFields:
@@ -126,7 +131,8 @@ class HttpListener:
         self._clients: dict[str, tuple[Address | None, str]] = {}
         self.http2_heads = RequestHeads(limits)
         """The same of requests that came by HTTP/2: the head of HTTP/1.1 that says as much may have come, too."""
-        self._http2: dict[FieldPairs, ExpressRequest] = {}
+        self._http2: tuple[dict[FieldPairs, ExpressRequest], ...] = ({}, {})
+        """Of connections that are not secure, and of those that are: what may be asked is not the same."""
         self._forwarding: dict[tuple[Address | None, int | None, bytes, bool, Version], bytes] = {}
         self._ledgers: dict[tuple[RoutePlan, EndpointRuntime], Ledger] = {}
 
@@ -165,19 +171,20 @@ class HttpListener:
 
         `secure`: as for `http2_request.judge`.
         """
-        found = self._http2.get(fields)
+        known = self._http2[secure]
+        found = known.get(fields)
         if found is None:
             try:
                 head, key = http2_request.write(fields, end=True, secure=secure, rng=self.plane.rng)
             except ClientError:
                 return None
             found = self.http2_heads.read(head)
-            if found is None or key is not None:
+            if found is None or key is not None or _is_call(fields):
                 return None
             if found.size <= LONGEST_HTTP2:
-                if len(self._http2) >= MAX_HTTP2:
-                    self._http2.clear()
-                self._http2[fields] = found
+                if len(known) >= MAX_HTTP2:
+                    known.clear()
+                known[fields] = found
         return found
 
     def split(self, plan: RoutePlan, request: ExpressRequest, client: str) -> str:

@@ -69,6 +69,11 @@ class Http2(Reading):
         return self._failed is not None
 
     @property
+    def is_acknowledged(self) -> bool:
+        """The peer has said that it goes by our SETTINGS."""
+        return not self._unacked
+
+    @property
     def is_closing(self) -> bool:
         """No new stream will be taken, by the peer or by us."""
         return self._gone_away or self._failed is not None or self._last_taken != frames.LARGEST
