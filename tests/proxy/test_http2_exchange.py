@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import h11
+import pytest
 import trio
 
 from tests.gateway import Recorder, plain_answer
@@ -15,10 +16,19 @@ from tests.proxy.scripted import answering, config, head, origin, settled, silen
 H2 = "http2 = true"
 
 
-async def test_a_request_goes_up_as_http_1_and_its_answer_comes_down(tmp_path: Path, nursery: trio.Nursery) -> None:
+@pytest.fixture(params=["lane = true", "lane = false"])
+def gateway(request: pytest.FixtureRequest) -> str:
+    """Plain exchanges move in the lane, or all have tasks: what comes of them is the same."""
+    mode: str = request.param
+    return mode
+
+
+async def test_a_request_goes_up_as_http_1_and_its_answer_comes_down(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     recorder = Recorder(lambda head, body: plain_answer(b"hello", b"X-Origin: Yes", b"Keep-Alive: timeout=5"))
     port = await nursery.start(recorder.serve)
-    async with serving(tmp_path, config(port, listener=H2)) as plane, http2_client(plane) as client:
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
         number = await client.request(
             path="/a?b=c", fields=[(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"te", b"trailers")]
         )
@@ -40,7 +50,7 @@ async def test_a_request_goes_up_as_http_1_and_its_answer_comes_down(tmp_path: P
 
 
 async def test_many_streams_are_served_at_a_time_each_with_its_own_answer(
-    tmp_path: Path, nursery: trio.Nursery
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
 ) -> None:
     gate = trio.Event()
     seen: list[bytes] = []
@@ -55,7 +65,7 @@ async def test_many_streams_are_served_at_a_time_each_with_its_own_answer(
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(path), path))
 
     async with (
-        serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane,
+        serving(tmp_path, config(await origin(nursery, play), listener=H2, gateway=gateway)) as plane,
         http2_client(plane) as client,
     ):
         numbers = [await client.request(path=f"/{index}") for index in range(20)]
@@ -66,7 +76,9 @@ async def test_many_streams_are_served_at_a_time_each_with_its_own_answer(
     assert connections == 1
 
 
-async def test_a_body_without_a_length_goes_up_chunked_with_its_trailers(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_body_without_a_length_goes_up_chunked_with_its_trailers(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     got: list[bytes] = []
 
     async def play(stream: trio.SocketStream) -> None:
@@ -76,7 +88,7 @@ async def test_a_body_without_a_length_goes_up_chunked_with_its_trailers(tmp_pat
         )
 
     async with (
-        serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane,
+        serving(tmp_path, config(await origin(nursery, play), listener=H2, gateway=gateway)) as plane,
         http2_client(plane) as client,
     ):
         number = await client.request("POST", body=b"hello", end=False)
@@ -89,14 +101,16 @@ async def test_a_body_without_a_length_goes_up_chunked_with_its_trailers(tmp_pat
     assert b"\r\n5\r\nhello\r\n0\r\n" in got[0]
 
 
-async def test_head_204_and_304_have_no_body_and_end_with_their_heads(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_head_204_and_304_have_no_body_and_end_with_their_heads(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     def answer(request: h11.Request, body: bytes) -> bytes:
         status = {b"/204": b"204 No Content", b"/304": b"304 Not Modified"}.get(request.target, b"200 OK")
         length = b"" if b"204" in status else b"Content-Length: 5\r\n"
         return b"HTTP/1.1 %b\r\n%b\r\n" % (status, length)
 
     port = await nursery.start(Recorder(answer).serve)
-    async with serving(tmp_path, config(port, listener=H2)) as plane, http2_client(plane) as client:
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
         told = []
         for method, path in (("HEAD", "/"), ("GET", "/204"), ("GET", "/304")):
             found = await client.answer(await client.request(method, path))
@@ -104,14 +118,16 @@ async def test_head_204_and_304_have_no_body_and_end_with_their_heads(tmp_path: 
     assert told == [(200, b"5", b"", None), (204, None, b"", None), (304, b"5", b"", None)]
 
 
-async def test_a_large_download_and_a_large_upload_arrive_whole(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_large_download_and_a_large_upload_arrive_whole(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     big = bytes(range(256)) * 8192  # 2 MiB
 
     def answer(request: h11.Request, body: bytes) -> bytes:
         return plain_answer(body if request.method == b"POST" else big)
 
     port = await nursery.start(Recorder(answer).serve)
-    async with serving(tmp_path, config(port, listener=H2)) as plane, http2_client(plane) as client:
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
         down = await client.answer(await client.request())
         number = await client.request("POST", body=b"", end=False, fields=[(b"content-length", b"%d" % len(big))])
         await client.send(number, big, end=True)
@@ -121,8 +137,8 @@ async def test_a_large_download_and_a_large_upload_arrive_whole(tmp_path: Path, 
     assert up.body == big
 
 
-async def test_an_error_of_the_gateways_own_is_a_whole_answer(tmp_path: Path) -> None:
-    async with serving(tmp_path, config(1, listener=H2)) as plane, http2_client(plane) as client:
+async def test_an_error_of_the_gateways_own_is_a_whole_answer(tmp_path: Path, gateway: str) -> None:
+    async with serving(tmp_path, config(1, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
         answer = await client.answer(await client.request())
         record = await plane.record()
     assert (answer.status, answer.reset, answer.ended) == (502, None, True)
@@ -131,11 +147,11 @@ async def test_an_error_of_the_gateways_own_is_a_whole_answer(tmp_path: Path) ->
 
 
 async def test_an_answer_before_the_end_of_the_body_is_followed_by_a_reset_without_an_error(
-    tmp_path: Path, nursery: trio.Nursery
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
 ) -> None:
     play = answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
     async with (
-        serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane,
+        serving(tmp_path, config(await origin(nursery, play), listener=H2, gateway=gateway)) as plane,
         http2_client(plane) as client,
     ):
         number = await client.request("POST", body=b"some", end=False)
@@ -147,7 +163,9 @@ async def test_an_answer_before_the_end_of_the_body_is_followed_by_a_reset_witho
     assert other.status == 403
 
 
-async def test_an_answer_that_breaks_off_resets_its_stream_and_no_other(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_an_answer_that_breaks_off_resets_its_stream_and_no_other(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     async def play(stream: trio.SocketStream) -> None:
         if b"/torn" in await head(stream):
             await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
@@ -155,7 +173,7 @@ async def test_an_answer_that_breaks_off_resets_its_stream_and_no_other(tmp_path
             await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     async with (
-        serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane,
+        serving(tmp_path, config(await origin(nursery, play), listener=H2, gateway=gateway)) as plane,
         http2_client(plane) as client,
     ):
         torn = await client.answer(await client.request(path="/torn"))
@@ -166,9 +184,9 @@ async def test_an_answer_that_breaks_off_resets_its_stream_and_no_other(tmp_path
     assert [record.reason for record in plane.records] == ["upstream_incomplete", "ok"]
 
 
-async def test_a_reset_stream_cancels_its_exchange(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_reset_stream_cancels_its_exchange(tmp_path: Path, nursery: trio.Nursery, gateway: str) -> None:
     port = await origin(nursery, silent)
-    async with serving(tmp_path, config(port, listener=H2)) as plane, http2_client(plane) as client:
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
         number = await client.request()
         with trio.fail_after(30):
             while plane.counts("endpoint", f"api/127.0.0.1:{port}")["active"] != 1:
@@ -181,9 +199,9 @@ async def test_a_reset_stream_cancels_its_exchange(tmp_path: Path, nursery: trio
     assert [attempt.reason for attempt in record.attempts] == ["client_abort"]
 
 
-async def test_a_lost_connection_cancels_all_its_exchanges(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_lost_connection_cancels_all_its_exchanges(tmp_path: Path, nursery: trio.Nursery, gateway: str) -> None:
     port = await origin(nursery, silent)
-    async with serving(tmp_path, config(port, listener=H2)) as plane:
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane:
         async with http2_client(plane) as client:
             for _ in range(3):
                 await client.request()
@@ -195,7 +213,9 @@ async def test_a_lost_connection_cancels_all_its_exchanges(tmp_path: Path, nurse
     assert {record.reason for record in plane.records} == {"client_abort"}
 
 
-async def test_a_100_comes_before_the_body_where_the_client_asks_for_it(tmp_path: Path, nursery: trio.Nursery) -> None:
+async def test_a_100_comes_before_the_body_where_the_client_asks_for_it(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str
+) -> None:
     got: list[bytes] = []
 
     async def play(stream: trio.SocketStream) -> None:
@@ -205,7 +225,7 @@ async def test_a_100_comes_before_the_body_where_the_client_asks_for_it(tmp_path
         await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
     async with (
-        serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane,
+        serving(tmp_path, config(await origin(nursery, play), listener=H2, gateway=gateway)) as plane,
         http2_client(plane) as client,
     ):
         fields = [(b"expect", b"100-continue"), (b"content-length", b"5")]
