@@ -25,7 +25,7 @@ from typing import Any
 from tcpgate.codec.client_tls import ClientTls, pin_of, text_of
 from tcpgate.errors import GateError, Reason, Retry, UpstreamError
 from tcpgate.net.lane import READ, WRITE
-from tcpgate.net.tls_socket import TlsSocket, prepare
+from tcpgate.net.tls_socket import TlsSocket, is_cut, prepare
 
 MAX_CONTEXTS = 256
 """Kept at most; beyond that the oldest goes. One is about 1 MB with the host's authorities in it."""
@@ -236,7 +236,7 @@ class ClientHandshake:
         """What the handshake failed of."""
         if isinstance(exc, ssl.SSLCertVerificationError):
             return self._wrong(Reason.TLS_CERTIFICATE, self._verdict(exc))
-        if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError) or not isinstance(exc, ssl.SSLError):
+        if is_cut(exc) or isinstance(exc, ssl.SSLZeroReturnError) or not isinstance(exc, ssl.SSLError):
             how = "reset" if isinstance(exc, ConnectionResetError) else "closed"
             return self._wrong(Reason.TLS_HANDSHAKE, f"{how} in the handshake")
         reason = exc.reason or ""

@@ -61,6 +61,12 @@ class _Connection(Protocol):
     def do_handshake(self) -> None: ...
 
 
+def is_cut(exc: OSError) -> bool:
+    """Whether the peer's stream ended without close_notify."""
+    # Debian 12's Python, 3.11.2, has no class of its own for what OpenSSL 3 says of it.
+    return isinstance(exc, ssl.SSLEOFError) or getattr(exc, "reason", None) == "UNEXPECTED_EOF_WHILE_READING"
+
+
 def prepare(context: ssl.SSLContext) -> ssl.SSLContext:
     """Have `context` make TlsSockets. Their bytes must be as the module says, so nothing may change that later."""
     context.sslsocket_class = TlsSocket
@@ -167,7 +173,7 @@ class TlsSocket(ssl.SSLSocket):
             return self._over()
         if not isinstance(exc, ssl.SSLError):
             self._late = exc.errno or errno.EIO, exc.strerror or str(exc)
-        elif not isinstance(exc, ssl.SSLEOFError):
+        elif not is_cut(exc):
             self._late = errno.EPROTO, _words(exc)
         elif getattr(exc, "reason", None) is None:  # the kernel's word, which the ssl module of 3.11 forgets
             self._late = errno.ECONNRESET, "the connection was reset"
@@ -329,7 +335,7 @@ def _not_now() -> BlockingIOError:
 
 def _broken(exc: ssl.SSLError) -> OSError:
     """Why nothing more can be sent: what the peer did wrong, or said is wrong, as a protocol error."""
-    if isinstance(exc, ssl.SSLEOFError | ssl.SSLZeroReturnError) or exc.reason == "PROTOCOL_IS_SHUTDOWN":
+    if is_cut(exc) or isinstance(exc, ssl.SSLZeroReturnError) or exc.reason == "PROTOCOL_IS_SHUTDOWN":
         return BrokenPipeError(errno.EPIPE, "the TLS connection has ended")
     return OSError(errno.EPROTO, _words(exc))
 

@@ -237,7 +237,7 @@ async def test_a_flow_that_is_over_leaves_nothing_for_the_collector(tmp_path: Pa
             client.finish()
             server.sock.close()
             await at.over()
-            left = [one for one in gc.get_objects() if type(one).__module__.startswith("tcpgate.net.lane_relay")]
+            left = [one for one in gc.get_objects() if str(type(one).__module__).startswith("tcpgate.net.lane_relay")]
             left += [one for one in gc.get_objects() if isinstance(one, LaneFlow)]
         finally:
             gc.enable()
