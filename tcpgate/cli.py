@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,12 +25,11 @@ import tomli
 from tcpgate import table
 from tcpgate.client import DEFAULTS, AdminClient, AdminError, find, patience, read_token, refusal
 from tcpgate.errors import ConfigError
+from tcpgate.glance import glance
 
 EXIT_FAILED, EXIT_CONFIG = 1, 78
 INSTALLED = Path("/etc/tcpgate/tcpgate.toml")
 """The config of the service that `make install` sets up: its [admin] says where the gateway of this host is asked."""
-FEW = 5
-"""Endpoints that `status` names; `upstreams` has all."""
 ADMIN_HELP = (
     "The gateway's admin API, as host:port or unix:/path. Default: that of the installed config, else "
     f"{DEFAULTS[0]}, else {DEFAULTS[1]}."
@@ -239,41 +238,7 @@ def reload(admin: AdminClient, wait: bool, as_json: bool) -> None:
 def status(admin: AdminClient, as_json: bool) -> None:
     """Show the running gateway at a glance."""
     now = admin.call("GET", "/api/v1/status")
-    say(now, lambda: "\n".join(_glance(now)), as_json)
-
-
-def _glance(now: Row) -> Iterator[str]:
-    state = "stopping" if now["stopping"] else "ready" if now["ready"] else "starting"
-    up, living, wanted = now["endpoints"], len(now["workers"]), now["workers_wanted"]
-    since = table.span(now["uptime_seconds"])
-    yield f"tcpgate {now['version']} is {state}: generation {now['generation']}, up {since}, pid {now['pid']}"
-    last = now["last_reload"]
-    yield (
-        f"reload     {table.span(last['ago'])} ago: {last['summary'].removeprefix('reload: ')}"
-        if last
-        else "reload     none yet"
-    )
-    names = ", ".join(f"{one['endpoint']} {one['state']}" for one in up["out"][:FEW])
-    more = f" and {up['total'] - up['up'] - FEW} more" if up["total"] - up["up"] > FEW else ""
-    out = f"endpoints  {up['up']} of {up['total']} up" + (f"; out: {names}{more}" if names else "")
-    yield table.cut(out, screen() or len(out))
-    died = f"; {now['workers_died']} died and were replaced" if now["workers_died"] else ""
-    yield f"workers    {living} of {wanted}{died}"
-    if now["lane_share"] is not None:
-        reused = f"; {table.percent(now['reuse_ratio'])} of attempts reused a connection" if now["reuse_ratio"] else ""
-        yield f"lane       {table.percent(now['lane_share'])} of exchanges{reused}"
-    yield from (f"restart    needed for {key}" for key in now["restart_needed_for"])
-    yield from ([f"bugs       {now['bugs']} tasks failed and went on; the events say which"] if now["bugs"] else [])
-    yield from (f"warning    {warning}" for warning in now["warnings"])
-    columns = ("listener", "protocol", "connections", "accepted", "exchanges", "refused", "bind")
-    rows = [{**one, "listener": one["name"]} for one in now["listeners"]]
-    yield "\n" + table.render(rows, columns, width=screen())
-    figures = ("worker", "pid", "generation", "connections", "exchanges", "lag", "longest_gc", "log_dropped")
-    rows = [
-        {**one, "worker": one["index"], "lag": table.ms(one["lag_us"]), "longest_gc": table.ms(one["gc_longest_us"])}
-        for one in now["workers"]
-    ]
-    yield "\n" + table.render(rows, figures)
+    say(now, lambda: "\n".join(glance(now, screen())), as_json)
 
 
 @main.command()

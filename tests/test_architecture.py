@@ -37,8 +37,9 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "process": (*PURE, "net", "proxy", "control", "kinds"),
     "demo": (),
     "table": (),
+    "glance": ("table",),
     "client": ("errors", "units"),
-    "cli": (*PURE, "net", "proxy", "control", "kinds", "process", "demo", "table", "client"),
+    "cli": (*PURE, "net", "proxy", "control", "kinds", "process", "demo", "table", "glance", "client"),
 }
 """Room -> the rooms that it may import, besides itself."""
 
