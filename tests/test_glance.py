@@ -68,7 +68,7 @@ def test_a_listener_with_tls_tells_its_handshakes_and_which_certificate_ends_fir
 
 def test_before_the_first_handshake_no_share_is_made_up_and_an_end_is_told() -> None:
     fresh = {**SECURE, "handshakes": 0, "handshakes_resumed": 0, "certificates": [{"days_left": -0.5}]}
-    assert listeners_of(fresh)[1][6:] == ["0", "0", "-", "2", "ended", "127.0.0.1:80"]
+    assert listeners_of(fresh)[1][6:] == ["0", "2", "ended", "127.0.0.1:80"]
 
 
 def test_the_first_lines_say_how_it_is() -> None:
