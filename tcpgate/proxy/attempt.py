@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tcpgate.codec.events import Data, EndOfBody, NeedData, ResponseHead
+from tcpgate.codec.events import Data, EndOfBody, Kind, NeedData, ResponseHead
 from tcpgate.errors import Bug, GateError, Reason, Retry, UpstreamError
 from tcpgate.net.stream import Buffer
 from tcpgate.policy.pace import Pace
@@ -76,6 +76,9 @@ class Attempt:
         """All of the request is with the kernel: else the connection is of no more use, whatever the codec thinks."""
         self._over = False
         """The client has got everything: what it does now is no abort."""
+        self._left: int | None = None
+        """Bytes of the answer's content that are still to come; None: nobody knows. After the last of them HTTP/2 has a
+        frame that says so, which the client need not wait for."""
         self._rest_is_wanted = False
         """The body still goes up once the answer is over: the origin, which has said yes, may well be reading on. After
         a redirect or an error the client ought to cease (RFC 9112 9.5), and so do we."""
@@ -296,7 +299,7 @@ class Attempt:
             await self._send(buffers)
         if fault is not None:
             raise fault
-        self._over = over
+        self._over = over or self._left == 0
         return over
 
     async def _send(self, buffers: list[Buffer]) -> None:
@@ -312,6 +315,8 @@ class Attempt:
             event = up.codec.next_event()
             if isinstance(event, Data):
                 buffers += codec.send_data(event.data)
+                if self._left is not None:
+                    self._left -= len(event.data)
             elif isinstance(event, EndOfBody):
                 if self.exchange.call is not None:
                     self.exchange.call.heard(event.trailers)
@@ -350,4 +355,5 @@ class Attempt:
             close = self.down.is_leaving or not (self.body.complete or self._rest_is_wanted)
             head = codec.send_response(response.status, fields, response.framing, reason=response.reason, close=close)
         self.response = response
+        self._left = 0 if response.framing.kind is Kind.NONE else response.framing.length
         return head
