@@ -140,7 +140,7 @@ def forms(draw: st.DrawFn) -> tuple[list[bytes], list[bytes]]:
     return clean, near + draw(st.lists(messages.bent(clean + near), max_size=4))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(forms())
 def test_a_form_is_filled_only_with_what_would_be_read_so(sample: tuple[list[bytes], list[bytes]]) -> None:
     clean, near = sample

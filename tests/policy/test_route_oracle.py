@@ -164,7 +164,7 @@ def match(table: RouteTable, request: Request) -> Match:
     return table.match(asked.listener, asked.method, asked.host, path, asked.fields, asked.query)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tables, st.lists(requests, min_size=1, max_size=8))
 def test_the_table_finds_what_trying_every_route_finds(table: dict[str, Route], asked: list[Request]) -> None:
     built = RouteTable.build(table, ["web", "admin"])
@@ -186,7 +186,7 @@ def simply(table: RouteTable, request: Request) -> str | None:
     return table.simply(asked.listener, asked.method, asked.host, path) if is_plain(path) else None
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(tables, st.lists(requests, min_size=1, max_size=12))
 def test_the_short_cut_finds_what_the_table_finds_whatever_was_asked_before(
     table: dict[str, Route], asked: list[Request]
@@ -198,7 +198,7 @@ def test_the_short_cut_finds_what_the_table_finds_whatever_was_asked_before(
             assert match(built, request) == Found(name, table[name])
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(plain_tables, st.lists(requests, min_size=1, max_size=12))
 def test_without_conditions_and_regular_expressions_the_short_cut_finds_every_path_that_is_not_named_whole(
     table: dict[str, Route], asked: list[Request]
@@ -307,7 +307,7 @@ def covers(prefix: str, path: str) -> bool:
     return prefix == "/" or path == prefix or path.startswith(prefix + "/")
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @example(["/", "/x/c"], "/x;a%2Fb/c", Origin(1, True, False, "drop first", False, ""))
 @example(["/", "/x/b"], "/x;a%2Fb/c", Origin(1, True, False, "drop decoded", False, ""))
 @example(["/", "/x/c"], "/x;y%3F/c", Origin(1, True, False, "drop decoded", False, ""))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import attrs
+import pytest
 import trio
 
 from tcpgate.client import AdminClient
@@ -42,6 +43,7 @@ class Systemd:
                 await trio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_systemd_hears_the_truth_from_the_start_to_the_end(
     tmp_path: Path, free_port: Callable[[], int], nursery: trio.Nursery, eventually: Eventually
 ) -> None:
@@ -95,6 +97,7 @@ def _worker_of(supervisor: int) -> int:
     return next(pid for pid in session(supervisor) if pid != supervisor)
 
 
+@pytest.mark.slow
 async def test_the_watchdog_is_silent_while_no_worker_turns(
     tmp_path: Path, free_port: Callable[[], int], nursery: trio.Nursery
 ) -> None:

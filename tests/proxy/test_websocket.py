@@ -260,6 +260,7 @@ async def test_a_client_library_that_answers_pings_stays(tmp_path: Path, nursery
         assert not plane.records
 
 
+@pytest.mark.slow
 async def test_a_client_that_answers_no_ping_is_taken_for_gone(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with opened(tmp_path, nursery, route='websocket = { ping = "300ms" }') as (plane, both):
         client, at_server = await both.closes()
