@@ -26,6 +26,9 @@ from tcpgate.net.stream import READ_SIZE, Pacing, Stream, timed_out
 from tcpgate.net.unsent import Buffer
 
 HEAD_SIZE = 9
+REST_PAUSE = 1.0
+"""Seconds that a peer whose body is still wanted may pause once it has the whole answer. Some clients then send
+no more and say nothing either: they wait to be told by a RST_STREAM without an error (RFC 9113 8.1)."""
 
 
 class StreamCarrier:
@@ -129,6 +132,8 @@ class StreamCarrier:
             await trio.lowlevel.checkpoint()
             return
         patience = pace.budget() if pace is not None else math.inf
+        if pace is not None and self.write_ended:
+            patience = min(patience, REST_PAUSE)
         started = trio.current_time()
         self._news = trio.Event()
         if await _wait(self._news, min(deadline, started + patience)):
@@ -154,8 +159,9 @@ class StreamCarrier:
         if size and not count:
             return 0
         piece = data if count == size and isinstance(data, bytes) else bytes(data[:count])
-        self.write_ended = end and count == size
-        machine.send_data(self.number, piece, self.write_ended)
+        machine.send_data(self.number, piece, end and count == size)
+        if end and count == size:
+            self._note_end()
         self.bytes_out += count
         self._link.wake()
         return count
@@ -204,10 +210,15 @@ class StreamCarrier:
     def _send_block(self, block: Block) -> None:
         if self.lost is not None or not self._link.machine.may_send(self.number):
             raise self._gone()
-        self.write_ended = isinstance(block, LastBlock)
-        self._link.machine.send_block(self.number, block, self.write_ended)
+        self._link.machine.send_block(self.number, block, isinstance(block, LastBlock))
+        if isinstance(block, LastBlock):
+            self._note_end()
         self.bytes_out += HEAD_SIZE + len(block)
         self._link.wake()
+
+    def _note_end(self) -> None:
+        self.write_ended = True
+        self._news.set()  # who waits for the rest of a body now has less patience
 
     async def _wait_room(self, left: list[Buffer], deadline: float, late: Reason, pace: Pacing | None) -> None:
         """Until some of `left` may go; the time that it takes is the peer's, and what then goes it has earned."""

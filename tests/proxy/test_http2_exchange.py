@@ -8,6 +8,7 @@ import h11
 import pytest
 import trio
 
+from tcpgate.net import http2_stream
 from tests.gateway import Recorder, plain_answer
 from tests.plane import serving
 from tests.proxy.http2_client import http2_client
@@ -237,3 +238,32 @@ async def test_a_100_comes_before_the_body_where_the_client_asks_for_it(
     assert [dict(one)[b":status"] for one in answer.heads] == [b"100", b"200"]
     assert b"Expect: 100-continue" in got[0]
     assert got[1] == b"hello"
+
+
+async def test_a_body_goes_on_behind_a_whole_answer_as_long_as_it_comes(
+    tmp_path: Path, nursery: trio.Nursery, gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http2_stream, "REST_PAUSE", 0.3)
+    got: list[bytes] = []
+
+    async def play(stream: trio.SocketStream) -> None:
+        await head(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        got.append(await until(stream, b"0\r\n\r\n"))
+
+    port = await origin(nursery, play)
+    async with serving(tmp_path, config(port, listener=H2, gateway=gateway)) as plane, http2_client(plane) as client:
+        number = await client.request("POST", body=b"first", end=False)
+        assert (await client.answer(number)).body == b"ok"
+        await client.send(number, b"second", end=True)
+        await plane.record()
+        silent = await client.request("POST", body=b"first", end=False)
+        assert (await client.answer(silent)).body == b"ok"
+        with trio.fail_after(30):
+            while client.answers[silent].reset is None:
+                assert await client.hear()
+        await plane.record(2)
+    assert b"second" in got[0]
+    assert client.answers[number].reset is None
+    assert client.answers[silent].reset == 0
+    assert [record.reason for record in plane.records] == ["ok", "ok"]
