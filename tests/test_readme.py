@@ -9,11 +9,12 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tcpgate import cli
+from tcpgate import cli, glance
 from tcpgate.cli import main
 from tcpgate.config import schema
 from tcpgate.config.load import load
 from tcpgate.errors import REASONS
+from tcpgate.stats.journal import EventKind
 from tcpgate.stats.record import ACCESS_FIELDS
 from tests import pki
 from tests.bench.__main__ import chosen, parser
@@ -39,6 +40,11 @@ def test_the_fields_of_an_access_line_are_all_there() -> None:
     cells = re.findall(r"^\| ((?:`\w+` ?)+)\|", section("Logs").split("| whose doing |")[0], re.MULTILINE)
     told = {word for cell in cells for word in re.findall(r"\w+", cell)}
     assert told == set(ACCESS_FIELDS) - {"attempts_cut"}
+
+
+def test_every_event_is_told_once() -> None:
+    table = section("Logs").split("| events of |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(EventKind)
 
 
 def test_every_command_is_told_and_every_one_told_exists() -> None:
@@ -84,7 +90,7 @@ def test_every_key_of_the_process_that_is_told_exists() -> None:
 def test_the_tables_that_commands_print_have_these_columns() -> None:
     headers = re.findall(r"^    ([A-Z][A-Z ]+)$", section("What a request costs"), re.MULTILINE)
     assert len(headers) == 3
-    there = set(re.findall(r'"(\w+)"', Path(cli.__file__).read_text()))
+    there = {word for room in (cli, glance) for word in re.findall(r'"(\w+)"', Path(room.__file__).read_text())}
     assert {name.lower().replace(" ", "_") for line in headers for name in re.split(r" {2,}", line)} <= there
 
 
