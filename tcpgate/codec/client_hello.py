@@ -15,7 +15,9 @@ Source: RFC 8446 4.1.2 and 5.1, RFC 6066 3 (server_name), RFC 7301 (ALPN), RFC 8
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TypeVar
 
 import attrs
 
@@ -32,6 +34,9 @@ _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
 _HOST_NAME = re.compile(rb"[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*")
 _MAX_NAME = 253
+MAX_KEPT = 128
+"""Bytes of an extension that may be remembered, with what it means: a client decides what, so a bound on all of it."""
+_T = TypeVar("_T")
 
 DECODE_ERROR, ILLEGAL_PARAMETER, INTERNAL_ERROR, UNRECOGNIZED_NAME = 50, 47, 80, 112
 
@@ -133,9 +138,9 @@ def _read(body: bytes, size: int) -> ClientHello:
     extensions = _extensions(body, at) if at < len(body) else {}  # TLS 1.2 may do without
     name, alpn, versions = (extensions.get(kind) for kind in (_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS))
     return ClientHello(
-        server_name="" if name is None else _server_name(name),
-        alpn=() if alpn is None else tuple(_protocols(alpn)),
-        versions=(int.from_bytes(body[:2], "big"),) if versions is None else _versions(versions),
+        server_name="" if name is None else _kept(_server_name, name),
+        alpn=() if alpn is None else _kept(_protocols, alpn),
+        versions=(int.from_bytes(body[:2], "big"),) if versions is None else _kept(_versions, versions),
         has_ech=_ECH in extensions,
         size=size,
     )
@@ -158,6 +163,16 @@ def _extensions(body: bytes, at: int) -> dict[int, bytes]:
             raise _malformed(f"extension {kind} twice")
         found[kind] = block[start:at]
     return found
+
+
+def _kept(read: Callable[[bytes], _T], value: bytes) -> _T:
+    """What `read` makes of an extension. Clients say mostly what others have said before."""
+    return _remembered(read, value) if len(value) <= MAX_KEPT else read(value)
+
+
+@lru_cache(4096)
+def _remembered(read: Callable[[bytes], _T], value: bytes) -> _T:
+    return read(value)
 
 
 def _server_name(value: bytes) -> str:
@@ -183,7 +198,11 @@ def _host_name(raw: bytes) -> str:
     return bare.decode("ascii").lower()
 
 
-def _protocols(value: bytes) -> Iterator[str]:
+def _protocols(value: bytes) -> tuple[str, ...]:
+    return tuple(_each_protocol(value))
+
+
+def _each_protocol(value: bytes) -> Iterator[str]:
     names, at = _whole(value, 2, "protocols"), 0
     while at < len(names):
         name, at = _vector(names, at, 1)

@@ -39,7 +39,7 @@ class Client(Protocol):
     peer: str
     tls: str
     tls_seconds: float
-    """Of its handshake, that no record has told."""
+    """Of its handshake, that no line has told."""
 
     def on_fault(self, exc: Exception) -> None:
         """A bug in the books."""
@@ -101,12 +101,13 @@ class Ledger:
             line = render(
                 stamp, id_, target, rider.line if careful is None else _connection_of(rider, careful), prepared.line,
                 status, 0.0, connecting, wait, now - answered_at, total, (now - started) * 1000,
-                bytes_in, bytes_out, prepared.generation,
+                bytes_in, bytes_out, prepared.generation, rider.tls_seconds,
             )  # fmt: skip
-            if line is None or rider.tls_seconds or (careful is not None and (careful.view.auth or careful.view.limit)):
+            if line is None or (careful is not None and (careful.view.auth or careful.view.limit)):
                 plane.write(self._record(facts))
             else:
                 lines.append(line)
+                rider.tls_seconds = 0.0
             page[statuses + status // 100] += 1
             page[totals + bisect(BOUNDS, total)] += 1
             seconds += total

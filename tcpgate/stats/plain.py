@@ -75,16 +75,17 @@ def render(
     bytes_in: int,
     bytes_out: int,
     generation: int,
+    tls: float = 0.0,
 ) -> bytes | None:
     """The line of an HTTP/1.1 exchange that went well; None: it has to be cut, so make the record and render that.
 
-    `id_` needs no escapes. `head` to `total` are the phases in seconds (0.0: did not happen), `ms` is the attempt's
-    time in milliseconds.
+    `id_` needs no escapes. `head` to `total` and `tls` are the phases in seconds (0.0: did not happen), `ms` is the
+    attempt's time in milliseconds.
     """
-    if head or connect or not first_byte or not body:  # seldom, where connections are kept and heads come in one piece
+    if head or connect or tls or not first_byte or not body:  # seldom, once a connection is kept and heads are whole
         line = _LINE % (
             stamp, id_, target.attempt, ms, connection, request, status, target.answer,
-            _times(head, connect, first_byte, body), total, bytes_in, bytes_out, generation,
+            _times(tls, head, connect, first_byte, body), total, bytes_in, bytes_out, generation,
         )  # fmt: skip
     else:
         line = _USUAL_LINE % (
@@ -135,9 +136,10 @@ def _flow_parts(listener: str, upstream: str, endpoint: str, answered_by: Side) 
     )
 
 
-def _times(head: float, connect: float, first_byte: float, body: float) -> bytes:
+def _times(tls: float, head: float, connect: float, first_byte: float, body: float) -> bytes:
     return (
-        (b'"head":%.6f,' % head if head else b"")
+        (b'"tls":%.6f,' % tls if tls else b"")
+        + (b'"head":%.6f,' % head if head else b"")
         + (b'"connect":%.6f,' % connect if connect else b"")
         + (b'"first_byte":%.6f,' % first_byte if first_byte else b"")
         + (b'"body":%.6f,' % body if body else b"")

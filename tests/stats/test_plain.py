@@ -62,6 +62,7 @@ def plainly(r: AccessRecord) -> bytes | None:
         r.bytes_in,
         r.bytes_out,
         r.generation,
+        r.t.tls,
     )
 
 
@@ -78,7 +79,8 @@ COUNTS = st.integers(0, 2**63 - 1)
 def records(texts: st.SearchStrategy[str] = ANY_TEXT) -> st.SearchStrategy[AccessRecord]:
     """Exchanges that went well, whatever their texts and figures."""
     long = st.builds(lambda text, times: text * times, texts, st.integers(1, 200))
-    phases = st.builds(Phases, head=SECONDS, connect=SECONDS, first_byte=SECONDS, body=SECONDS, total=SECONDS)
+    names = ("tls", "head", "connect", "first_byte", "body", "total")
+    phases = st.builds(Phases, **dict.fromkeys(names, SECONDS))
     make: Callable[..., AccessRecord] = a_record
     return st.builds(
         make,
