@@ -109,6 +109,14 @@ class Http2Link:
         """Bytes of body data that may be added to what waits to be sent."""
         return max(0, MOST_UNSENT - len(self.machine.out))
 
+    def window_opened(self, number: int) -> None:
+        """The peer takes more: on one stream, or (0) on all."""
+        if number in self.streams:
+            self.streams[number].room_made()
+        elif not number:
+            for carrier in list(self.streams.values()):
+                carrier.room_made()
+
     def wake(self) -> None:
         """There may be something to send."""
         if self.machine.out:

@@ -20,6 +20,7 @@ import contextlib
 import logging
 import math
 import socket
+from functools import partial
 
 import trio
 
@@ -37,7 +38,6 @@ from tcpgate.codec.http2.events import (
     WindowOpened,
 )
 from tcpgate.codec.http2.machine import Http2
-from tcpgate.codec.http2.settings import Settings
 from tcpgate.codec.http2_stream import ServerStream
 from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Side
 from tcpgate.net.address import describe, number_of
@@ -48,7 +48,7 @@ from tcpgate.proxy import account, heads
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.begun import Begun
 from tcpgate.proxy.downstream import client_gone
-from tcpgate.proxy.http2_exchange import StreamConnection
+from tcpgate.proxy.http2_exchange import StreamConnection, settings_of
 from tcpgate.proxy.http2_plain import PlainStream
 from tcpgate.proxy.prepared import HttpListener, Prepared
 from tcpgate.proxy.rider import Host
@@ -86,12 +86,10 @@ class Http2Connection:
         )
         limits, self._timeouts = self.plan.spec.limits, self.plan.spec.timeouts
         self._limits = Limits(head=limits.head, headers=limits.headers, target=limits.target, body=limits.body)
-        settings = Settings(
-            streams=limits.streams, header_list=limits.head, headers=limits.headers, resets=limits.resets
-        )
-        machine = Http2("server", settings, self.plane.lines)
+        machine = Http2("server", settings_of(limits), self.plane.lines)
         stream = Stream(sock, Side.CLIENT, self.peer)
-        self.link = Http2Link(stream, machine, self._pace, self._on_lost)
+        pace = partial(Pace, min_rate=self._timeouts.min_rate, grace=self._timeouts.stall)
+        self.link = Http2Link(stream, machine, pace, self._on_lost)
         self.is_leaving = False
         self.cut_at = math.inf
         """When it has to be over, but for what a stream needs for a farewell."""
@@ -205,9 +203,6 @@ class Http2Connection:
             stream.reset(exc)
         self._waiting.cancel()
 
-    def _pace(self) -> Pace:
-        return Pace(min_rate=self._timeouts.min_rate, grace=self._timeouts.stall)
-
     # -- time -------------------------------------------------------------------------------------------------------
 
     def _is_done(self) -> bool:
@@ -281,7 +276,7 @@ class Http2Connection:
             case StreamReset():
                 self._on_reset(event)
             case WindowOpened():
-                self._on_window(event.stream)
+                self.link.window_opened(event.stream)
             case SettingsReceived():
                 self._is_greeted = True
             case PingAcked() if event.payload == DRAIN_PING and self.is_leaving:
@@ -357,12 +352,9 @@ class Http2Connection:
         if stream is not None:
             stream.reset(self.link.reset_error(event))
         elif event.by_us and event.code != frames.REFUSED_STREAM:
-            self._note(ClientError(Reason.BAD_REQUEST, event.text), event.stream)
-
-    def _on_window(self, number: int) -> None:
-        carriers = self.link.streams
-        for carrier in list(carriers.values()) if number == 0 else [carriers[number]] if number in carriers else []:
-            carrier.room_made()
+            # The machine has answered 431 itself where it says that nothing is wrong with the stream.
+            reason = Reason.HEAD_TOO_LARGE if event.code == frames.NO_ERROR else Reason.BAD_REQUEST
+            self._note(ClientError(reason, event.text), event.stream)
 
     def _note(self, exc: ClientError, number: int = 0) -> None:
         """Write down what came and was no request."""
