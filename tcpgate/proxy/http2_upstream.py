@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 STREAMS = 100
 """At a time on one connection, if the endpoint allows as many; what servers commonly do (nginx 128, Envoy 100)."""
-WINDOW = 64 << 10
-"""Bytes of one stream that its client has not taken yet."""
+WINDOW = 256 << 10
+"""Bytes of one stream that its client has not taken yet: 25 MB/s at a round trip of 10 ms."""
 SETTINGS = Settings(
     window=WINDOW,
     connection_window=STREAMS * WINDOW,  # so that clients that do not read hold up nobody else's stream
@@ -69,6 +69,9 @@ PING_AFTER = 330.0
 more than one PING in 300 seconds for abuse."""
 PING_WAIT = 10.0
 """Seconds that it has to say anything then."""
+SUSPICIOUS = 1.0
+"""Seconds of silence after which it is asked at once, and not again for `PING_AFTER`, if an exchange gave up a stream
+on which nothing came: else all that follow would be sent to a host that is gone."""
 LAST_WORDS = 1.0
 """Seconds that it has to take our GOAWAY."""
 PING = b"there?\0\0"
@@ -100,8 +103,10 @@ class Http2Upstream:
         self._waiting = trio.CancelScope()
         """Around the wait for what comes next."""
         now = trio.current_time()
-        self._quiet_since = self._heard_at = now
+        self._quiet_since = self._busy_since = self._heard_at = now
         self._pinged_at = math.nan
+        """When a PING went that nobody has answered."""
+        self._last_ping = -math.inf
 
     # -- asked by the pool ------------------------------------------------------------------------------------------
 
@@ -138,7 +143,7 @@ class Http2Upstream:
         self._streams[number] = stream
         self.link.streams[number] = stream.stream
         if len(self._streams) == 1:
-            self._heard_at = trio.current_time()
+            self._busy_since = trio.current_time()
             self._look_up()
 
     def closed(self, stream: StreamToEndpoint, *, silent: bool) -> None:
@@ -147,7 +152,7 @@ class Http2Upstream:
         self._streams.pop(stream.stream.number, None)
         self.link.streams.pop(stream.stream.number, None)
         now = trio.current_time()
-        if silent and self._heard_at < stream.began_at and math.isnan(self._pinged_at):
+        if silent and now - self._heard_at >= SUSPICIOUS and now - self._last_ping >= PING_AFTER:
             self._ping(now)
         if self.is_quiet:
             self._quiet_since = now
@@ -180,6 +185,8 @@ class Http2Upstream:
             log.exception("connection failed: upstream=%s endpoint=%s", self.endpoint.upstream, link.stream.peer)
             link.fail(UpstreamError(Reason.UPSTREAM_CLOSED, f"failed: {exc!r}", retry=Retry.SAFE))
         finally:
+            if link.lost is None and not link.machine.is_closing:  # the worker ends
+                link.machine.go_away()
             link.fail(UpstreamError(Reason.UPSTREAM_CLOSED, "the gateway ends it", retry=Retry.SAFE))
             link.write_last()
             link.stream.close()
@@ -239,7 +246,12 @@ class Http2Upstream:
             return self._pinged_at + PING_WAIT
         if self.is_quiet:
             return self._quiet_since + self.endpoint.limits.idle_timeout
-        return self._heard_at + PING_AFTER if self._streams else math.inf
+        return self._silent_since + PING_AFTER if self._streams else math.inf
+
+    @property
+    def _silent_since(self) -> float:
+        """Since when the endpoint owes a word."""
+        return max(self._heard_at, self._busy_since)
 
     def _look_up(self) -> None:
         """What is waited for may be another thing now."""
@@ -255,11 +267,11 @@ class Http2Upstream:
             raise UpstreamError(Reason.UPSTREAM_CLOSED, "it does not answer a PING", retry=Retry.SAFE)
         if self.is_quiet and now >= self._quiet_since + self.endpoint.limits.idle_timeout:
             self.is_leaving = True
-        elif self._streams and now >= self._heard_at + PING_AFTER:
+        elif self._streams and now >= self._silent_since + PING_AFTER:
             self._ping(now)
 
     def _ping(self, now: float) -> None:
-        self._pinged_at = now
+        self._pinged_at = self._last_ping = now
         self.link.machine.ping(PING)
         self.link.wake()
 
@@ -337,11 +349,9 @@ class StreamToEndpoint:
         self.stream = EndpointCarrier(link, self.codec, self._opened)
         self.reused = reused
         """The connection has served before and was idle then, so that it may have gone stale."""
-        self.began_at = math.inf
         self._connection: Http2Upstream | None = connection
 
     def _opened(self, number: int) -> None:
-        self.began_at = trio.current_time()
         if self._connection is not None:
             self._connection.opened(self, number)
 
