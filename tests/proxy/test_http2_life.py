@@ -256,7 +256,7 @@ async def test_rapid_resets_end_their_connection_and_no_other(tmp_path: Path, nu
 async def test_the_window_that_a_reset_stream_left_unread_is_given_back(tmp_path: Path, nursery: trio.Nursery) -> None:
     port = await origin(nursery, _deaf)
     async with serving(tmp_path, config(port, listener=H2)) as plane, http2_client(plane) as client:
-        for _ in range(40):  # 40 x 64 KiB is more than the connection's window
+        for _ in range(40):  # 40 x 60 kB is more than the connection's window
             number = await client.request("POST", end=False)
             await client.send(number, b"x" * 60000)
             client.h2.reset_stream(number, 8)
