@@ -90,7 +90,8 @@ def test_every_key_of_the_process_that_is_told_exists() -> None:
 def test_the_tables_that_commands_print_have_these_columns() -> None:
     headers = re.findall(r"^    ([A-Z][A-Z ]+)$", section("What a request costs"), re.MULTILINE)
     assert len(headers) == 3
-    there = {word for room in (cli, glance) for word in re.findall(r'"(\w+)"', Path(room.__file__).read_text())}
+    rooms = [str(room.__file__) for room in (cli, glance)]
+    there = {word for room in rooms for word in re.findall(r'"(\w+)"', Path(room).read_text())}
     assert {name.lower().replace(" ", "_") for line in headers for name in re.split(r" {2,}", line)} <= there
 
 
