@@ -27,6 +27,7 @@ def check_tls(config: schema.Config, names: Names, report: Report) -> None:
     for name, listener in config.listeners.items():
         path: KeyPath = ("listeners", name)
         _check_leads(path, listener, names, report)
+        _check_starttls(path, listener, config.upstreams, report)
         _check_proxy(path, listener, report)
         _check_idle(path, listener, report)
         if listener.tls is not None:
@@ -70,6 +71,24 @@ def _check_leads(path: KeyPath, listener: schema.Listener, names: Names, report:
             report.error((*path, key), f'is for tcp listeners; on an http listener {cure}; or set protocol = "tcp"')
         for word, upstream in table.items() if listener.protocol == "tcp" else ():
             report.judge_name((*path, key, word), "upstreams", upstream, names)
+
+
+def _check_starttls(
+    path: KeyPath, listener: schema.Listener, upstreams: Mapping[str, schema.Upstream], report: Report
+) -> None:
+    """Whether there is any TLS to be asked for; and that nobody's TLS would be wrapped in another."""
+    if listener.starttls == "off":
+        return
+    at = (*path, "starttls")
+    if listener.protocol == "http":
+        report.error(at, 'is for tcp listeners; set protocol = "tcp"')
+    elif not (listener.tls or listener.sni or listener.alpn):
+        report.error(at, "needs tls, to end its clients' TLS here, or sni or alpn, to see where it goes")
+    elif listener.tls is None:
+        for name in dict.fromkeys((listener.upstream or "", *listener.sni.values(), *listener.alpn.values())):
+            if name in upstreams and upstreams[name].tls is not None:
+                text = f"clients' own TLS passes here without tls, but upstreams.{name} has tls; remove one of them"
+                report.error(at, text)
 
 
 def _check_proxy(path: KeyPath, listener: schema.Listener, report: Report) -> None:

@@ -166,7 +166,8 @@ class Listener:
     tls: ListenerTls | None = None
     starttls: Literal["off", "postgres"] = "off"
     """For tcp: clients ask for TLS in a protocol of their own first. "postgres": its SSLRequest is answered for them,
-    before `tls` ends their TLS, or `sni` and `alpn` see where it goes."""
+    before `tls` ends their TLS, or `sni` and `alpn` see where it goes; endpoints are asked in turn. Who does not ask is
+    refused where `tls` ends it, and goes to `upstream` otherwise."""
     trusted_proxies: Networks = Networks()
     """Whose X-Forwarded-*, Forwarded and X-Request-Id are believed, and whose PROXY headers."""
     proxy_protocol: ProxyIn = "off"

@@ -1,11 +1,15 @@
-"""What a new connection to an endpoint begins with, before any payload: a PROXY header, then a TLS handshake.
+"""What a new connection to an endpoint begins with, before any payload: a PROXY header, PostgreSQL's request for TLS,
+then a TLS handshake.
 
 Theory of operation. `Greeter` is a machine over one connected socket. `step` goes as far as it goes now and says what
 to wait for; `dial.py` waits in a task, `connect.py` in the lane, and both count the wait as a part of the connect. The
 header goes first, in the clear, as HAProxy and nginx send it; only then TLS begins, so the endpoint's TLS never sees
 it.
 
-Source: doc/proxy-protocol.txt of HAProxy. Owner: whoever connects; `Greeter.sock` is theirs to close.
+PostgreSQL wants to be asked for TLS, and answers by one byte; no more is read, since what follows it is not ours.
+
+Source: doc/proxy-protocol.txt of HAProxy, `codec/postgres.py`. Owner: whoever connects; `Greeter.sock` is theirs to
+close.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from collections.abc import Callable
 
 import attrs
 
+from tcpgate.codec import postgres
 from tcpgate.codec.client_tls import ClientTls
 from tcpgate.errors import Reason, Retry, UpstreamError
 from tcpgate.net.address import Target
-from tcpgate.net.lane import WRITE
+from tcpgate.net.lane import READ, WRITE
 from tcpgate.net.tls_client import ClientHandshake, Contexts, Session
 
 
@@ -41,16 +46,19 @@ class Greeting:
     """What to begin one connection with."""
 
     header: bytes = b""
+    asks: bool = False
+    """PostgreSQL's SSLRequest goes first, be it for `tls` or for the client's own, that passes."""
     tls: TlsGreeting | None = None
 
 
 class Greeter:
     """One connection's beginning."""
 
-    __slots__ = ("_handshake", "_header", "_target", "_tls", "sock")
+    __slots__ = ("_asks", "_handshake", "_header", "_target", "_tls", "sock")
 
     def __init__(self, greeting: Greeting, sock: socket.SocketType, target: Target) -> None:
-        self._header = memoryview(greeting.header)
+        self._header = memoryview(greeting.header + (postgres.ASK_FOR_TLS if greeting.asks else b""))
+        self._asks = greeting.asks
         self._tls = greeting.tls
         self._target = target
         self._handshake: ClientHandshake | None = None
@@ -66,6 +74,9 @@ class Greeter:
                 return WRITE
             except OSError as exc:
                 raise self._lost(exc) from exc
+        if self._asks and not self._heard():
+            return READ
+        self._asks = False
         if self._tls is None:
             return 0
         if self._handshake is None:
@@ -85,11 +96,26 @@ class Greeter:
     def late(self) -> UpstreamError:
         """The error for a time that is over."""
         what = "the TLS handshake is not over" if self._handshake is not None else "it does not take the PROXY header"
+        if self._asks:
+            what = "no answer to SSLRequest"
         return UpstreamError(Reason.CONNECT_TIMEOUT, f"{self._target}: {what}", retry=Retry.IF_UNSENT)
 
     def _lost(self, exc: OSError) -> UpstreamError:
         return UpstreamError(
             Reason.CONNECT_REFUSED,
-            f"{self._target}: {exc.strerror} while sending the PROXY header",
+            f"{self._target}: {exc.strerror} while sending {'SSLRequest' if self._asks else 'the PROXY header'}",
             retry=Retry.IF_UNSENT,
         )
+
+    def _heard(self) -> bool:
+        """Whether the endpoint has answered that TLS may begin."""
+        try:
+            said = self.sock.recv(1)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise self._lost(exc) from exc
+        if said == postgres.YES:
+            return True
+        what = {postgres.NO: "it does not speak TLS", b"": "closed"}.get(said, "it does not speak PostgreSQL")
+        raise UpstreamError(Reason.TLS_HANDSHAKE, f"{self._target}: {what}, said to SSLRequest", retry=Retry.IF_UNSENT)

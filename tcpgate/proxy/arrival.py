@@ -1,6 +1,7 @@
 """Arriving, step by step: what lies between the accept and the first byte of a connection's protocol.
 
     HEADER    the PROXY header, taken out of the kernel's buffer as it is read; from trusted peers only
+    ASKING    the client asks for TLS in its protocol's own words (PostgreSQL's SSLRequest), and is answered
     HELLO     the ClientHello, looked at where it lies: it decides the certificate, and a tcp listener's upstream
     SHAKING   the TLS handshake, by OpenSSL on the very socket
     PREFACE   without TLS: whether HTTP/2 begins, looked at where it lies
@@ -10,9 +11,14 @@
 Then the listener puts the connection proper in its place (`Reception.settle`), which finds in the kernel what was only
 looked at. A listener that wants none of this makes no arrival.
 
+PostgreSQL's clients that ask for no TLS are refused in its words where `tls` ends it. Where the bytes pass, they go to
+`upstream`, if there is one, as those go that name nobody. GSSAPI encryption is refused ("N"), and the client goes on.
+What a client sends before it was answered is read by TLS, never by the protocol (CVE-2021-23222).
+
 A header that is not believed is not taken away: what follows in its place (TLS, HTTP) then refuses it as no such thing.
 
-Source: `codec/proxy_header.py`, `codec/client_hello.py`; RFC 6066 3 (unrecognized_name), RFC 9113 3.3 (the preface).
+Source: `codec/proxy_header.py`, `codec/client_hello.py`, `codec/postgres.py`; RFC 6066 3 (unrecognized_name), RFC 9113
+3.3 (the preface).
 Owner: as arriving.py has it.
 """
 
@@ -21,7 +27,7 @@ from __future__ import annotations
 import socket
 import ssl
 
-from tcpgate.codec import client_hello, forwarded, proxy_header
+from tcpgate.codec import client_hello, forwarded, postgres, proxy_header
 from tcpgate.codec.client_hello import ClientHello
 from tcpgate.codec.partial import NeedMore
 from tcpgate.codec.proxy_header import ProxyHeader
@@ -32,7 +38,7 @@ from tcpgate.net.lane import READ, WRITE
 from tcpgate.net.tls_server import TlsServer, Trust, facts
 from tcpgate.net.tls_socket import TlsSocket
 from tcpgate.proxy.arrived import Arrived, told_by
-from tcpgate.proxy.arriving import HEADER, HELLO, HUNG_UP, LEAVING, OVER, PREFACE, SHAKING, Arriving
+from tcpgate.proxy.arriving import ASKING, HEADER, HELLO, HUNG_UP, LEAVING, OVER, PREFACE, SHAKING, Arriving
 from tcpgate.proxy.rider import Reception
 from tcpgate.state.snapshot import LISTENER_HANDSHAKES, LISTENER_HANDSHAKES_RESUMED, ListenerPlan
 
@@ -82,7 +88,9 @@ class Arrival(Arriving):
         """On to what follows a PROXY header, or its absence."""
         spec = self.spec
         self.set_low(1)
-        if spec.tls is not None or spec.sni or spec.alpn:
+        if spec.starttls != "off":
+            self.state = ASKING
+        elif spec.tls is not None or spec.sni or spec.alpn:
             self.state = HELLO
         elif spec.http2 and spec.protocol == "http":
             self.state = PREFACE
@@ -108,6 +116,7 @@ class Arrival(Arriving):
                 hello=self.hello,
                 tls=tls,
                 trust=trust,
+                starttls=self.spec.starttls != "off",
                 seconds=seconds,
             )
         self.host.settle(self, self.sock, arrived, http2)
@@ -143,7 +152,7 @@ class Arrival(Arriving):
                 wanted, data = self._step(data)
             except ClientError as exc:
                 self._malformed(exc)
-        if self.state in (HEADER, HELLO, PREFACE) and wanted is not None:
+        if self.state in (HEADER, ASKING, HELLO, PREFACE) and wanted is not None:
             if ready & HUNG_UP:
                 self.seen = len(data)
                 self._closed()
@@ -155,6 +164,8 @@ class Arrival(Arriving):
         of `data` is left there."""
         if self.state == HEADER:
             return self._read_header(data)
+        if self.state == ASKING:
+            return self._read_asking(data)
         if self.state == PREFACE:
             return self._read_preface(data), data
         if self.spec.tls is not None and not self.host.plane.may_shake():
@@ -186,6 +197,8 @@ class Arrival(Arriving):
             self.gone()
         elif self.state == PREFACE:
             self._closed()
+        elif self.state == ASKING:
+            self.refuse_tls(Reason.TLS_REFUSED, f"it did not ask for TLS within {span}", None, key)
         elif self.state == HEADER and spec.proxy_protocol == "accept" and not self.has_spoken:
             if spec.protocol == "tcp" and spec.tls is None:
                 self._advance()  # a protocol in which the server speaks first
@@ -220,6 +233,37 @@ class Arrival(Arriving):
             return None, data
         self._advance()
         return 1, data
+
+    def _read_asking(self, data: bytes) -> tuple[int | None, bytes]:
+        """What a client of PostgreSQL says before TLS. Our answers are a byte, which fits where nothing was sent."""
+        found = postgres.parse(data)
+        while found is postgres.First.SSL_REQUEST or found is postgres.First.GSS_REQUEST:
+            asks = found is postgres.First.SSL_REQUEST
+            try:
+                self.sock.recv(postgres.ASKING_SIZE)
+                self.sock.send(postgres.YES if asks else postgres.NO)
+            except OSError as exc:
+                self.left(exc.strerror or str(exc))
+                return None, data
+            self.has_asked, self.seen, data = True, 0, data[postgres.ASKING_SIZE :]
+            found = postgres.First.TLS if asks else postgres.parse(data)
+        if isinstance(found, NeedMore):
+            return found.size, data
+        self.seen = len(data)
+        if found is postgres.First.TLS:
+            self.state, self.seen = HELLO, 0
+            self.set_low(1)
+            return 1, data
+        what = found.value
+        if found is postgres.First.OTHER:
+            self.refuse_tls(Reason.TLS_REFUSED, "it speaks neither PostgreSQL nor TLS", None, "starttls")
+        elif self.spec.tls is None and self.host.upstream_for("", ()) is not None:
+            self._settle()  # it goes where those go that name nobody
+        else:
+            words = postgres.error(postgres.NOT_AUTHORIZED, "this server is reached by TLS only: set sslmode=require")
+            reason = Reason.NO_ROUTE if self.spec.tls is None else Reason.TLS_REFUSED
+            self.refuse_in_words(reason, f"{what} without TLS", words, "starttls")
+        return None, data
 
     def _read_preface(self, data: bytes) -> int | None:
         """HTTP/2, or HTTP/1.1, as the first bytes are."""

@@ -34,6 +34,8 @@ class Arrived:
     """Of the client's TLS with us."""
     trust: Trust | None = None
     """What the client has proved, where some hosts ask for more than others; None: it may ask for any."""
+    starttls: bool = False
+    """Its protocol asks for TLS in words of its own, and so must we of endpoints (PostgreSQL)."""
     seconds: float = 0.0
     """That the TLS handshake took, from the hello's first byte."""
 

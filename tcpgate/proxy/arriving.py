@@ -34,7 +34,7 @@ from tcpgate.proxy.rider import Reception
 from tcpgate.state.snapshot import LISTENER_HANDSHAKES_FAILED, LISTENER_REFUSED
 from tcpgate.stats.record import AccessRecord, Phases
 
-HEADER, HELLO, SHAKING, PREFACE, LEAVING, OVER = range(6)
+HEADER, ASKING, HELLO, SHAKING, PREFACE, LEAVING, OVER = range(7)
 
 LINGER = 1.0
 """Seconds that a refused client has to read its alert and to close."""
@@ -47,8 +47,26 @@ class Arriving(ABC):
     """One connection between its accept and its protocol."""
 
     __slots__ = (
-        "arrived", "began", "cut_at", "deadline", "events", "fd", "held", "hello", "host", "is_leaving", "lane", "low",
-        "plan", "seen", "sock", "spec", "state", "tls", "whole_time",
+        "arrived",
+        "began",
+        "cut_at",
+        "deadline",
+        "events",
+        "fd",
+        "has_asked",
+        "held",
+        "hello",
+        "host",
+        "is_leaving",
+        "lane",
+        "low",
+        "plan",
+        "seen",
+        "sock",
+        "spec",
+        "state",
+        "tls",
+        "whole_time",
     )  # fmt: skip
 
     is_long = False
@@ -71,6 +89,8 @@ class Arriving(ABC):
         """Bytes that were with the kernel at the last look; one that finds no more must not be repeated at once."""
         self.held = b""
         """Of a PROXY header, taken from the kernel."""
+        self.has_asked = False
+        """For TLS, in the words of a protocol of its own; they were answered."""
         self.hello: ClientHello | None = None
         self.tls: TlsSocket | None = None
         self.began = self.lane.clock()
@@ -104,7 +124,7 @@ class Arriving(ABC):
     @property
     def has_spoken(self) -> bool:
         """Some byte of the client's has come."""
-        return self.seen > 0 or bool(self.held) or self.state == SHAKING
+        return self.seen > 0 or bool(self.held) or self.has_asked or self.state == SHAKING
 
     # -- what the lane calls ----------------------------------------------------------------------------------------
 
@@ -164,7 +184,7 @@ class Arriving(ABC):
 
     def left(self, detail: str) -> None:
         """The client has gone."""
-        if self.state in (HELLO, SHAKING):
+        if self.state in (ASKING, HELLO, SHAKING):
             self._count_failure()
         self.end(Side.CLIENT, Reason.CLIENT_ABORT, detail)
 
@@ -177,10 +197,16 @@ class Arriving(ABC):
         self, reason: Reason, detail: str, description: int | None, key: str = "tls", by: Side = Side.GATEWAY
     ) -> None:
         """Say no by an alert. None: OpenSSL has sent it, or nobody would understand it."""
+        self.refuse_in_words(reason, detail, None if description is None else alert(description), key, by)
+
+    def refuse_in_words(
+        self, reason: Reason, detail: str, words: bytes | None, key: str = "tls", by: Side = Side.GATEWAY
+    ) -> None:
+        """Say no by these words of the client's protocol, and let it read them."""
         self._count_failure()
-        if description is not None:
+        if words is not None:
             with suppress(OSError):
-                self.sock.send(alert(description))
+                self.sock.send(words)
         self._write(by, reason, detail, key)
         self._linger()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import attrs
 
+from tcpgate.codec import postgres
 from tcpgate.config import schema
 from tcpgate.config.schema_tls import ListenerTls, TlsRules
 from tcpgate.config.validators import Secret
@@ -71,7 +72,7 @@ def _ahead(config: schema.Config, contexts: Contexts) -> list[Problem]:
 
 def _table(listener: schema.Listener) -> tuple[object, ...]:
     """What decides its TLS."""
-    return listener.tls, listener.protocol, tuple(listener.alpn)
+    return listener.tls, listener.protocol, tuple(listener.alpn), listener.starttls
 
 
 def _offered(listener: schema.Listener, alpn: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,7 +83,10 @@ def _offered(listener: schema.Listener, alpn: tuple[str, ...]) -> tuple[str, ...
     """
     if listener.protocol == "http":
         return tuple(word for word in alpn if word in HTTP_WORDS)
-    return tuple(listener.alpn) if alpn == DEFAULT_ALPN else alpn
+    if alpn != DEFAULT_ALPN:
+        return alpn
+    own = (postgres.ALPN,) if listener.starttls == "postgres" and postgres.ALPN not in listener.alpn else ()
+    return (*listener.alpn, *own)
 
 
 def server_tls(listener: schema.Listener, spec: ListenerTls, tickets: TicketKeys) -> ServerTls:

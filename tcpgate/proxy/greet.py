@@ -15,6 +15,8 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from tcpgate.codec.proxy_header import End, render
 from tcpgate.net.address import SocketAddress
 from tcpgate.net.greeting import Greeting, TlsGreeting
@@ -74,7 +76,11 @@ def flow_greeting(
     """What the connection of a flow for `client` begins with."""
     reach = endpoint.reach
     header = None if reach.is_shared else header_of(reach, client, arrived)
-    return greeting_of(endpoint, contexts, header=header, flow=True)
+    greeting = greeting_of(endpoint, contexts, header=header, flow=True)
+    # Asked for where TLS is to follow: ours with the endpoint, or the client's, which passes.
+    if arrived is not None and arrived.starttls and (arrived.tls is None or reach.tcp is not None):
+        return Greeting(asks=True) if greeting is None else attrs.evolve(greeting, asks=True)
+    return greeting
 
 
 def header_of(reach: Reach, client: socket.SocketType | None, arrived: Arrived | None) -> bytes:

@@ -334,3 +334,30 @@ CASES: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(("text", "expected"), list(CASES.values()), ids=list(CASES))
 def test_what_is_said(text: str, expected: list[str]) -> None:
     assert sorted(told(text)) == sorted(expected)
+
+
+NEEDS_TLS = "needs tls, to end its clients' TLS here, or sni or alpn, to see where it goes"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (tcp('upstream = "redis"\nstarttls = "postgres"'), [f"listeners.l.starttls: {NEEDS_TLS}"]),
+        (tcp('starttls = "postgres"\nsni = { "a.example" = "redis" }'), []),
+        (tls(listener='protocol = "tcp"\nupstream = "redis"\nstarttls = "postgres"'), []),
+        (
+            tls(listener='starttls = "postgres"'),
+            ['listeners.l.starttls: is for tcp listeners; set protocol = "tcp"'],
+        ),
+        (
+            tcp('starttls = "postgres"\nsni = { "a.example" = "db" }\nalpn = { x = "db" }')
+            + '\n[upstreams.db]\nendpoints = ["10.0.0.1:5432"]\n[upstreams.db.tls]\nname = "db.example"',
+            [
+                "listeners.l.starttls: clients' own TLS passes here without tls, but upstreams.db has tls; remove one "
+                "of them"
+            ],
+        ),
+    ],
+)
+def test_who_asks_for_tls_gets_one_and_only_one(text: str, said: list[str]) -> None:
+    assert told(text) == said
