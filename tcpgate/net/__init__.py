@@ -11,7 +11,7 @@
 HTTP/2:
 
     http2_link    the socket that streams share: one reader, one writer
-    http2_stream  one of them as a carrier, with flow control
+    http2_stream  one of them as a carrier, with flow control; http2_endpoint: one that we open
 
 TLS:
 

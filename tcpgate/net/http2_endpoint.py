@@ -31,7 +31,7 @@ class EndpointCarrier(StreamCarrier):
         """`opened`: told the stream's number when it begins."""
         super().__init__(link, 0, codec.inflow)
         self._codec = codec
-        self._opened = opened
+        self._opened: Callable[[int], None] | None = opened
 
     # -- what the connection's reader tells -------------------------------------------------------------------------
 
@@ -73,6 +73,11 @@ class EndpointCarrier(StreamCarrier):
             raise self.lost
         return None
 
+    def reset(self, code: int) -> None:
+        """As `StreamCarrier.reset`."""
+        self._opened = None
+        super().reset(code)
+
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def _send_block(self, block: Block) -> None:
@@ -87,6 +92,8 @@ class EndpointCarrier(StreamCarrier):
         except StreamGone as exc:
             # SETTINGS have taken back what was promised, or the endpoint has just said that the connection ends.
             raise UpstreamError(Reason.UPSTREAM_CLOSED, "it takes no more streams", retry=Retry.ANEW) from exc
-        self._opened(self.number)
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened(self.number)  # who it is for knows us: no circle may be left for the collector
         self.bytes_out += HEAD_SIZE + len(block)
         self._link.wake()

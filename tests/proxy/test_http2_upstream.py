@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import trio
 
 from tcpgate.errors import Reason
+from tcpgate.net.http2_endpoint import EndpointCarrier
+from tcpgate.proxy.http2_upstream import StreamToEndpoint
 from tests.gateway import make_nginx
 from tests.plane import TestPlane, serving
 from tests.proxy import scripted
@@ -349,7 +352,7 @@ async def test_a_connection_ends_in_good_order_when_it_was_of_use_often_enough(t
             await plane.record(number)
         await gone(plane, origin.port, 1)
         await origin.wires[1].until(lambda: False)
-    assert [wire.goaways for wire in origin.wires] == [[0], [0], []]
+        assert [wire.goaways for wire in origin.wires] == [[0], [0], []]
 
 
 async def test_an_idle_connection_ends_in_its_time(tmp_path: Path) -> None:
@@ -612,6 +615,53 @@ async def test_a_client_that_does_not_read_holds_back_its_own_stream_only(tmp_pa
         assert sent == before
         assert sent < 16 * MIB
     assert len(origin.wires) == 1
+
+
+async def test_an_endpoint_that_opens_no_window_costs_its_own_exchange_only(tmp_path: Path) -> None:
+    impatient = '[upstreams.api.timeouts]\nwrite = "200ms"'
+
+    async def play(wire: Wire) -> None:
+        wire.holds = True
+        asked = await wire.ask()
+        await wire.until(lambda: asked.reset is not None)
+        await serve_all(wire)
+
+    async with (
+        http2_origin(play) as origin,
+        serving(tmp_path, config(origin.port, upstream=impatient)) as plane,
+        client(plane) as stream,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(stream.send_all, post(200_000) + b"x" * 200_000)
+        said = await head(stream)
+        record = await plane.record()
+        assert (await ask(plane)).endswith(b"\r\n\r\n/")
+        held = len(origin.wires[0].asks[1].body)
+    assert said.startswith(b"HTTP/1.1 504")
+    assert record.reason == Reason.UPSTREAM_WRITE_TIMEOUT
+    assert held == 65535  # the window of a stream that nobody has opened further
+    assert len(origin.wires) == 1
+
+
+async def test_an_exchange_leaves_nothing_for_the_collector(tmp_path: Path) -> None:
+    async with http2_origin() as origin, serving(tmp_path, config(origin.port)) as plane, client(plane) as stream:
+
+        async def once() -> None:
+            await stream.send_all(GET)
+            await scripted.until(stream, b"\r\n\r\n/")
+
+        await once()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await once()
+            await plane.record(6)
+            await trio.sleep(0.05)
+            left = [one for one in gc.get_objects() if isinstance(one, StreamToEndpoint | EndpointCarrier)]
+            assert left == []
+        finally:
+            gc.enable()
 
 
 # -- what is no HTTP/2, or none of the right kind -------------------------------------------------------------------
