@@ -26,13 +26,20 @@ def verdict(data: bytes) -> str:
 def test_each_has_its_verdict_whatever_is_behind_it(vector: Vector) -> None:
     assert verdict(vector.data) == vector.verdict
     assert verdict(vector.data + b"GET / HTTP/1.1\r\n\r\n") == vector.verdict
+
+
+@pytest.mark.parametrize(
+    "vector", [one for one in VECTORS if one.verdict in ("named", "local")], ids=lambda one: one.name
+)
+def test_a_good_one_tells_where_it_ends_and_whom_it_names(vector: Vector) -> None:
     found = parse(vector.data + b"GET")
-    if isinstance(found, ProxyHeader):
-        assert found.size == len(vector.data)
+    assert isinstance(found, ProxyHeader)
+    assert found.size == len(vector.data)
     if vector.verdict == "named":
-        assert isinstance(found, ProxyHeader)
         assert isinstance(found.source, tuple)
         assert found.source[0].removeprefix("::ffff:") == vector.client
+    else:
+        assert not isinstance(found.source, tuple)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
