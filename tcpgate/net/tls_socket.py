@@ -7,7 +7,7 @@ Theory of operation. OpenSSL works on the descriptor itself. It differs from a s
   (we never set it) that is at most the rest of one record, so a `recv` that asks for `RECORD` bytes or more leaves
   none behind. Who asks for less must ask again, or ask `is_quiet`. Where several records are here `recv` takes them
   all; an end or a failure that it meets behind them is kept for the next `recv`, and the socket stays readable.
-- *A piece begun must be finished.* OpenSSL seals a record, and when it does not fit, wants to be given the same bytes
+- *A piece begun must be finished.* OpenSSL seals records, and when one does not fit, wants to be given the same bytes
   again. `send` counts such a piece as not sent, and gives the same length the next time. So bytes that a `send` has
   not taken must be the first ones of the next, as every sender of a stream does.
 - *Two ends.* close_notify says that the stream is whole; a FIN without it may be an attacker's. From an endpoint
@@ -37,6 +37,8 @@ from tcpgate.net.unsent import Buffer
 
 RECORD = 16384
 """Bytes of the longest record (RFC 8446 5.1)."""
+PIECE = 4 * RECORD
+"""Bytes of several records that OpenSSL may be given at once, by who can repeat as many (`TlsSocket.piece`)."""
 TAKE_MORE = 1024
 """Bytes of a record from which on `recv` looks for another: behind a short one there mostly is none, and looking in
 vain costs an exception."""
@@ -89,6 +91,10 @@ class TlsSocket(ssl.SSLSocket):
     """Of an endpoint's: whether an end of stream without close_notify is a reset."""
     asked_for: str = ""
     """Of a client's: the server name that it asked for; set by who has read its hello."""
+
+    piece: int = RECORD
+    """Bytes that `send` gives to OpenSSL at once. To be more only while the sender, of whom some were not taken, sends
+    all of the same bytes again, and nothing else before they are taken."""
 
     _sslobj: _Connection | None
     _first: bytes = b""  # received, by `MSG_PEEK`, and not yet given out
@@ -237,12 +243,12 @@ class TlsSocket(ssl.SSLSocket):
             raise _broken(exc) from exc
 
     def _send_pieces(self, tls: _Connection, data: memoryview, size: int) -> int:
-        """As `send`, in pieces of a record each, the begun one first."""
+        """As `send`, in pieces, the begun one first."""
         if size < self._begun:
             raise OSError(errno.EPROTO, f"{self._begun} bytes were begun to be sent, and now are {size}")
         sent = 0
         while sent < size:
-            length = self._begun or min(RECORD, size - sent)
+            length = self._begun or min(self.piece, size - sent)
             try:
                 sent += tls.write(data[sent : sent + length])
             except _WANTS:

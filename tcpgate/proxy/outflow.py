@@ -26,13 +26,15 @@ from tcpgate.errors import ClientError, GateError, Reason, Side
 from tcpgate.net.lane import Lane
 from tcpgate.net.pipes import NOT_SUPPORTED, Pipe
 from tcpgate.net.stream import READ_SIZE, lost, timed_out, unsent
-from tcpgate.net.tls_socket import TlsSocket
+from tcpgate.net.tls_socket import PIECE, RECORD, TlsSocket
 from tcpgate.policy.pace import Pace
 from tcpgate.proxy.plane import Plane
 from tcpgate.proxy.pool import UpstreamConnection
 
 SPLICE_FROM = 256 << 10
 """Bytes left of a body from which it is spliced; below, copying costs less than the pipe does."""
+MOST = 256 << 10
+"""Bytes of the largest piece that is copied, to a client that takes all of it at once."""
 
 
 class Out(Protocol):
@@ -64,8 +66,8 @@ class Outflow:
     """What is left of one answer."""
 
     __slots__ = (
-        "_acked", "_blocked_at", "_pace", "_pending", "_pipe", "_read_by", "_spec",
-        "buffer", "left", "out", "scanner", "timeouts", "up",
+        "_acked", "_blocked_at", "_pace", "_pending", "_pipe", "_read_by", "_size",
+        "_spec", "buffer", "left", "out", "scanner", "timeouts", "up",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +92,8 @@ class Outflow:
         self._spec = spec
         self._pending = memoryview(b"")
         """Received, and not yet taken by the client's socket."""
+        self._size = READ_SIZE
+        """Of the next piece: it grows while the client takes all, so that who is slow costs no more memory."""
         self._pipe: Pipe | None = None
         """Holds the same, while it does."""
         self._pace: Pace | None = None
@@ -113,6 +117,8 @@ class Outflow:
 
     def begin(self, unsent_of_first: memoryview) -> None:
         """Go on behind the first send, which left this much to do."""
+        if isinstance(self.out.sock, TlsSocket):
+            self.out.sock.piece = PIECE  # what is pending stays the same until all of it is sent
         self._pending = unsent_of_first
         if unsent_of_first:
             self._block()
@@ -124,7 +130,7 @@ class Outflow:
         if self.left >= SPLICE_FROM and self._splice():
             return
         try:
-            data = self.up.sock.recv(READ_SIZE if self.scanner is not None else min(READ_SIZE, self.left))
+            data = self.up.sock.recv(READ_SIZE if self.scanner is not None else min(self._size, self.left))
         except BlockingIOError:
             return
         except OSError as exc:
@@ -172,6 +178,8 @@ class Outflow:
 
     def close(self) -> None:
         """Give the pipe back. What it holds is dropped."""
+        if isinstance(self.out.sock, TlsSocket):
+            self.out.sock.piece = RECORD
         pipe, self._pipe = self._pipe, None
         if pipe is not None:
             self.out.plane.pipes.give_back(pipe)
@@ -194,8 +202,10 @@ class Outflow:
         self.out.bytes_out += sent
         self._pending = self._pending[sent:]
         if self._pending:
+            self._size = READ_SIZE
             self._block()
         else:
+            self._size = min(2 * self._size, MOST)
             self._go_on()
 
     # -- splicing ---------------------------------------------------------------------------------------------------

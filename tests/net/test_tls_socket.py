@@ -19,7 +19,7 @@ import pytest
 
 from tcpgate.net import tls_socket
 from tcpgate.net.openssl import LIBSSL
-from tcpgate.net.tls_socket import RECORD, TlsSocket
+from tcpgate.net.tls_socket import PIECE, RECORD, TlsSocket
 from tests.net.loopback import Loopback
 from tests.net.tls_rig import as_tls, client_context, receive, server_context, shake, tls_pair, wait
 
@@ -116,6 +116,30 @@ def test_what_did_not_fit_is_not_counted_and_goes_when_there_is_room(
                 continue
 
     assert bytes(got) == data
+
+
+@VERSIONS
+def test_pieces_of_several_records_go_out_in_order_however_little_fits(
+    loopback: Loopback, version: ssl.TLSVersion
+) -> None:
+    server, client = tls_pair(loopback, version, buffer=4096)
+    server.piece = PIECE
+    data = noise(2_000_000)
+    rest, got, stops = memoryview(data), bytearray(), 0
+    while len(got) < len(data):
+        try:
+            rest = rest[server.send(rest) :]
+        except BlockingIOError:
+            stops += 1
+            assert wait(client), "nothing comes"
+        with suppress(BlockingIOError):
+            got += client.recv(65536)
+
+    assert bytes(got) == data
+    assert stops, "it was never full"
+    server.piece = RECORD
+    assert server.send(b"short") == 5
+    assert receive(client, 5) == b"short"
 
 
 def test_fewer_bytes_than_were_begun_are_refused_instead_of_sent_wrong(loopback: Loopback) -> None:
