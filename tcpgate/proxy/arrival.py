@@ -239,6 +239,9 @@ class Arrival(Arriving):
         found = postgres.parse(data)
         while found is postgres.First.SSL_REQUEST or found is postgres.First.GSS_REQUEST:
             asks = found is postgres.First.SSL_REQUEST
+            if self.has_asked and not asks:  # once is what the server allows, or this could go on for long
+                found = postgres.First.OTHER
+                break
             try:
                 self.sock.recv(postgres.ASKING_SIZE)
                 self.sock.send(postgres.YES if asks else postgres.NO)

@@ -232,13 +232,14 @@ async def test_an_unknown_name_is_refused_by_an_alert(tmp_path: Path, nursery: t
 
 
 @pytest.mark.parametrize(
-    "words", [b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x09\x04\xd2\x16\x2f", b"\0" * 8, ASK_FOR_TLS + STARTUP]
+    "words",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\x09\x04\xd2\x16\x2f", b"\0" * 8, ASK_FOR_TLS + STARTUP, GSS * 1000],
 )
 async def test_what_is_neither_is_closed(words: bytes, tmp_path: Path, nursery: trio.Nursery) -> None:
     """A StartupMessage behind SSLRequest is what an attacker in between would put there (CVE-2021-23222)."""
     one = Database("one")
     async with databases(tmp_path, nursery, ending(tmp_path), one) as plane:
-        assert (await say(plane, [words])).removeprefix(b"S") == b""
+        assert (await say(plane, [words])) in (b"", b"S", b"N")
         record = await plane.record()
     assert record.reason == Reason.TLS_REFUSED
     assert one.begun == []
