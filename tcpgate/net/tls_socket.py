@@ -102,6 +102,7 @@ class TlsSocket(ssl.SSLSocket):
     _ended: bool = False  # nothing more will be received, and all is well
     _begun: int = 0  # length of the piece that OpenSSL has begun to send
     _said_goodbye: bool = False
+    _cut_off: bool = False  # FIN has come, so the descriptor says by itself that there is an end
     _closing: bool = False  # nothing that the peer may still send matters
     _torn: bool = False  # to be closed with a reset
 
@@ -193,7 +194,10 @@ class TlsSocket(ssl.SSLSocket):
     def _over(self) -> bytes:
         """The stream's good end: b"", now and for good."""
         self._ended = True
-        self._stay_readable()
+        try:
+            self._cut_off = not super(ssl.SSLSocket, self).recv(1, socket.MSG_PEEK)
+        except OSError:  # close_notify came alone, and the peer may wait for ours
+            self._stay_readable()
         return b""
 
     def _stay_readable(self) -> None:
@@ -289,6 +293,11 @@ class TlsSocket(ssl.SSLSocket):
             self._said_goodbye = LIBSSL.shut(tls)
             return self._said_goodbye
         return self._say_goodbye_without(tls)
+
+    def spare_goodbye(self) -> None:
+        """Nothing was sent since the stream's end, or is still to be. A peer that sent FIN, with its close_notify or
+        without, has mostly closed: it could answer our close_notify only with a reset, so it gets none."""
+        self._said_goodbye = self._said_goodbye or self._cut_off
 
     def _say_goodbye_without(self, tls: _Connection) -> bool:
         """As `say_goodbye`, by means of the ssl module, which goes on to read the peer's: nothing may be there."""

@@ -29,6 +29,7 @@ from tcpgate.errors import Bug, ClientError, GateError, Reason, Refused, Side
 from tcpgate.net.address import SocketAddress
 from tcpgate.net.lane import NOTHING, READ, WRITE
 from tcpgate.net.stream import READ_SIZE, lost
+from tcpgate.net.tls_socket import TlsSocket
 from tcpgate.proxy import express_end, pool
 from tcpgate.proxy.arrived import Arrived
 from tcpgate.proxy.asking import Asking
@@ -93,6 +94,8 @@ class HttpRider(Asking):
         elif self.data:
             self.hand_over(self.data)
         else:
+            if isinstance(self.sock, TlsSocket):
+                self.sock.spare_goodbye()
             self.gone()
 
     def _client_broke(self, exc: OSError) -> None:

@@ -119,6 +119,37 @@ def test_what_did_not_fit_is_not_counted_and_goes_when_there_is_room(
 
 
 @VERSIONS
+def test_who_has_closed_gets_no_close_notify_where_it_may_be_spared(
+    loopback: Loopback, version: ssl.TLSVersion
+) -> None:
+    server, client = tls_pair(loopback, version)
+    server.strict_end, client.strict_end = False, True
+    socket.SocketType.shutdown(client, socket.SHUT_WR)
+    assert receive_once(server) == b""
+    assert wait(server), "it is an end for good"
+
+    server.spare_goodbye()
+    server.close()
+
+    with pytest.raises(ConnectionResetError):
+        receive_once(client)
+
+
+@VERSIONS
+def test_who_has_said_goodbye_and_waits_is_answered(loopback: Loopback, version: ssl.TLSVersion) -> None:
+    server, client = tls_pair(loopback, version)
+    client.strict_end = True
+    assert client.say_goodbye()
+    assert receive_once(server) == b""
+    assert wait(server), "it is an end for good"
+
+    server.spare_goodbye()
+    server.close()
+
+    assert receive_once(client) == b""
+
+
+@VERSIONS
 def test_pieces_of_several_records_go_out_in_order_however_little_fits(
     loopback: Loopback, version: ssl.TLSVersion
 ) -> None:
