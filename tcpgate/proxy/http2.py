@@ -124,6 +124,9 @@ class Http2Connection:
         """Take what is on its way, and nothing after it."""
         if not self.is_leaving:
             self.is_leaving = True
+            for stream in self._streams.values():
+                if isinstance(stream, StreamConnection):
+                    stream.is_leaving = True
             if self._tasks is not None:
                 self._say_leaving()
 
@@ -307,7 +310,7 @@ class Http2Connection:
         request = None
         if not self.tls_seconds:  # the first exchange of a connection tells what its handshake took
             request = self.shared.read_http2(event.fields, self.arrived.secure)
-        if request is None or not self.arrived.covers(request.host):
+        if request is None or not self.arrived.covers(request.host, self.plane.tls.get(self.plan.name)):
             return False
         self.snapshot = snapshot = self._host.snapshot
         prepared: Prepared | None = request.note

@@ -57,6 +57,7 @@ class Owner(Protocol):
     is_trusted: bool
     arrived: Arrived
     tls_seconds: float
+    is_leaving: bool
     cut_at: float
 
     def outlast(self, deadline: float) -> None:
@@ -100,6 +101,7 @@ class StreamConnection(Downstream):
         )
         self.tls_seconds, owner.tls_seconds = owner.tls_seconds, 0.0
         self.number = number
+        self.is_leaving = owner.is_leaving
         self._owner = owner
         self._exchange: Exchange | None = None
         self._scope = trio.CancelScope()
