@@ -51,7 +51,7 @@ async def test_a_body_that_trickles_below_the_minimum_rate_is_cut(loopback: Loop
             await read_for_ever(stream, Pace(min_rate=1000, grace=0.4))
         nursery.cancel_scope.cancel()
     assert caught.value.reason is Reason.BODY_TIMEOUT
-    assert stream.bytes_in > 3, "it was not cut for a stall, but for its average"
+    assert stream.bytes_in > 1, "it was not cut for a stall, but for its average"
 
 
 async def test_a_body_above_the_minimum_rate_goes_on(loopback: Loopback) -> None:
