@@ -56,6 +56,9 @@ _VERIFY: Mapping[str, ssl.VerifyMode] = {
 }
 
 
+_LEVELS: Mapping[str, int] = {"none": 0, "optional": 1, "required": 2}
+
+
 class Hello(Protocol):
     """What is asked of a ClientHello."""
 
@@ -205,10 +208,13 @@ class TlsServer:
             found, wildcard = self._hosts.get(wildcard), wildcard_for(wildcard.removeprefix("*."))
         return found or self.spec.rules
 
-    def trust(self, facts: TlsFacts) -> Trust | None:
-        """What a client has proved by the handshake that these are the facts of; None: as much as any host asks."""
-        if not self._hosts:
-            return None
+    @property
+    def asks_all_alike(self) -> bool:
+        """No name has rules of its own."""
+        return not self._hosts
+
+    def trust(self, facts: TlsFacts) -> Trust:
+        """What a client has proved by the handshake that these are the facts of."""
         return Trust(self, self.rules_for(facts.server_name), facts.version, facts.client is not None)
 
     # -- making -----------------------------------------------------------------------------------------------------
@@ -254,7 +260,12 @@ class TlsServer:
 
 @attrs.frozen
 class Trust:
-    """What one client has proved. Requests for hosts that ask for more are misdirected (RFC 9110 15.5.20)."""
+    """What one client has proved. Requests for hosts that ask for more are misdirected (RFC 9110 15.5.20).
+
+    A reload may have a host ask for certificates that did not, and lead requests of open connections to new hosts:
+    there what is asked now counts. One that changes whose certificates count, as a new list of revoked ones does each
+    day, does not cut off who was let in.
+    """
 
     server: TlsServer
     rules: Rules
@@ -262,9 +273,17 @@ class Trust:
     shown: bool
     """A certificate, found good."""
 
-    def covers(self, host: bytes) -> bool:
-        """Whether it is enough for the rules of `host`, as `codec.target` writes it."""
-        rules = self.server.rules_for(host.decode("latin-1"))
+    def covers(self, host: bytes, server: TlsServer | None) -> bool:
+        """Whether it is enough for the rules of `host`, as `codec.target` writes it. `server`: the listener's newest;
+        None: it has none any more."""
+        if server is None or server is self.server:
+            if self.server.asks_all_alike:
+                return True
+            server = self.server
+        name = host.decode("latin-1")
+        rules, now = self.server.rules_for(name), server.rules_for(name)
+        if _LEVELS[now.client_auth] > _LEVELS[rules.client_auth]:
+            rules = now
         if rules is self.rules:
             return True
         return self.rules.proves(rules, shown=self.shown) and self.version >= f"TLSv{rules.min_version}"

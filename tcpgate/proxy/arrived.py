@@ -12,7 +12,7 @@ from tcpgate.codec.client_hello import ClientHello
 from tcpgate.codec.proxy_header import End, ProxyHeader
 from tcpgate.codec.tls_facts import TlsFacts
 from tcpgate.net.address import SocketAddress, port_of
-from tcpgate.net.tls_server import Trust
+from tcpgate.net.tls_server import TlsServer, Trust
 
 
 @attrs.frozen(kw_only=True)
@@ -33,7 +33,7 @@ class Arrived:
     tls: TlsFacts | None = None
     """Of the client's TLS with us."""
     trust: Trust | None = None
-    """What the client has proved, where some hosts ask for more than others; None: it may ask for any."""
+    """What the client has proved, to us; None: it did not come by TLS of ours."""
     starttls: bool = False
     """Its protocol asks for TLS in words of its own, and so must we of endpoints (PostgreSQL)."""
     seconds: float = 0.0
@@ -47,9 +47,10 @@ class Arrived:
         ssl = None if self.proxy is None else self.proxy.ssl
         return ssl is not None and ssl.over_tls
 
-    def covers(self, host: bytes) -> bool:
-        """Whether this client may ask for `host` on this connection: it has proved what that one's rules ask."""
-        return self.trust is None or self.trust.covers(host)
+    def covers(self, host: bytes, server: TlsServer | None) -> bool:
+        """Whether this client may ask for `host` on this connection: it has proved what that one's rules ask. `server`:
+        the TLS that the listener has by now."""
+        return self.trust is None or self.trust.covers(host, server)
 
     @property
     def text(self) -> str:

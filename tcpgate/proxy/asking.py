@@ -77,7 +77,7 @@ class Asking(Ride):
                 self.hand_over(data)
                 return
             self.by_form = request.by_form
-        if self.arrived is not None and not self.arrived.covers(request.host):
+        if self.arrived is not None and not self.arrived.covers(request.host, self.plane.tls.get(self.plan.name)):
             self.hand_over(data)
             return
         prepared: Prepared | None = request.note

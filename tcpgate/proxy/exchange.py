@@ -113,8 +113,8 @@ class Exchange:
 
     async def _run(self) -> None:
         with self.scope:
-            arrived = self.connection.arrived
-            if arrived is not None and not arrived.covers(self.head.host):
+            arrived, newest = self.connection.arrived, self.plane.tls.get(self.connection.plan.name)
+            if arrived is not None and not arrived.covers(self.head.host, newest):
                 # The name in the handshake decided what was asked of this client; another one here would get round it.
                 detail = "host: asks for more in the TLS handshake than was asked on this connection"
                 raise ClientError(Reason.BAD_REQUEST, detail, status=421)

@@ -55,6 +55,7 @@ upstream = "origin"
 [upstreams.origin]
 endpoints = ["127.0.0.1:{await telling_origin(nursery)}"]
 """
+    (folder / "before.toml").write_text(text)
     with trio.fail_after(50):
         async with serving(folder, text) as plane:
             yield plane
@@ -198,3 +199,50 @@ async def test_a_wildcards_rules_hold_at_any_depth_as_routes_do(tmp_path: Path, 
         careless.check_hostname = False  # no certificate is for these, which a client may not mind
         for name in ("a.deep.b.example", "one.two.deep.b.example"):
             assert "CERTIFICATE_REQUIRED" in await refused(plane, name, careless)
+
+
+STRICT = '[listeners.web.tls.hosts."late.b.example"]\nclient_auth = "required"\nclient_ca = "ca.pem"\n'
+
+
+def reloaded(plane: TestPlane, hosts: str) -> None:
+    """A reload after which these hosts have rules of their own."""
+    text = (plane.folder / "before.toml").read_text()
+    plane.apply(text.replace(HOSTS, hosts))
+
+
+@pytest.mark.parametrize("alpn", [(), ("h2",)], ids=["http/1.1", "h2"])
+async def test_a_connection_from_before_a_reload_is_held_against_what_is_asked_now(
+    alpn: tuple[str, ...], tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """Or whoever kept one open would walk into each host that is added later."""
+    async with https(tmp_path, nursery) as plane, connected(plane, "x.b.example", None, b"", *alpn) as stream:
+        client = await greeted(stream) if alpn else None
+
+        async def ask(host: str) -> int:
+            if client is not None:
+                return (await client.answer(await client.request(authority=host, scheme="https"))).status
+            await stream.send_all(get(host))
+            return int((await answer(stream)).split(b" ")[1])
+
+        assert await ask("late.b.example") == 200
+        reloaded(plane, HOSTS + STRICT)
+        assert await ask("x.b.example") == 200
+        assert await ask("late.b.example") == 421
+
+
+async def test_who_was_let_in_stays_when_only_whose_certificates_count_changes(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    async with https(tmp_path, nursery) as plane, connected(plane, "admin.b.example", known()) as stream:
+        for hosts in (HOSTS, HOSTS.replace('"ca.pem"', '"both.pem"'), ""):
+            (tmp_path / "both.pem").write_bytes((tmp_path / "ca.pem").read_bytes() + OTHERS.cert_pem.bytes())
+            reloaded(plane, hosts)
+            await stream.send_all(get("admin.b.example"))
+            assert (await answer(stream)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_strangers_certificate_opens_no_host_that_is_added_later(tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with https(tmp_path, nursery) as plane, connected(plane, "other.b.example", known(OTHERS)) as stream:
+        reloaded(plane, HOSTS + STRICT)
+        await stream.send_all(get("late.b.example"))
+        assert (await answer(stream)).startswith(b"HTTP/1.1 421 ")
