@@ -77,7 +77,8 @@ class ListenerTls:
     tickets: bool = True
     """Resume sessions by tickets, in whatever worker; their key is made anew every 12 hours."""
     hosts: Mapping[str, TlsRules] = attrs.field(factory=dict)
-    """Other rules for some server names ("admin.example.com", "*.example.com")."""
+    """Other rules for some server names ("admin.example.com"; "*.example.com" is any depth below it, as in routes). A
+    request for a host whose rules ask for more than those of the connection's server name did is answered 421."""
     client_ca_pem: Secret | None = attrs.field(default=None, repr=False)
     client_crl_pem: Secret | None = attrs.field(default=None, repr=False)
 
