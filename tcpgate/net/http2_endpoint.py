@@ -42,13 +42,14 @@ class EndpointCarrier(StreamCarrier):
 
     def fail(self, exc: GateError) -> None:
         """The stream is over before its time: by what happened to the connection, or to it alone."""
-        retry = exc.retry
-        if not self.number:
-            retry = Retry.ANEW  # its head has not gone
-        reason = exc.reason
-        if reason is Reason.UPSTREAM_CLOSED and self._codec.answered:
-            reason, retry = Reason.UPSTREAM_INCOMPLETE, Retry.NEVER
-        super().fail(UpstreamError(reason, exc.detail, retry=retry))
+        retry = exc.retry if self.number else Retry.ANEW  # else its head has not gone
+        super().fail(self._cut(UpstreamError(exc.reason, exc.detail, retry=retry)))
+
+    def _cut(self, exc: GateError) -> GateError:
+        """What a loss is called once an answer has begun."""
+        if exc.reason is Reason.UPSTREAM_CLOSED and self._codec.answered:
+            return UpstreamError(Reason.UPSTREAM_INCOMPLETE, exc.detail)
+        return exc
 
     def fail_by_reset(self, exc: GateError) -> None:
         """The endpoint has ended it, or we did for a fault of the endpoint's: some word of its came, at least."""
@@ -70,7 +71,7 @@ class EndpointCarrier(StreamCarrier):
         if heard or inflow.ended:
             return b""
         if self.lost is not None:
-            raise self.lost
+            raise self._cut(self.lost)  # the answer may have begun in the last that came
         return None
 
     def reset(self, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 from collections.abc import Callable
@@ -215,6 +216,28 @@ async def test_an_answer_before_the_end_of_the_request_is_the_answer(tmp_path: P
     assert record.reason == Reason.OK
     assert again.endswith(b"/")
     assert len(origin.wires) == 1
+
+
+async def test_an_answer_is_not_lost_with_its_connection_while_the_request_goes_up(tmp_path: Path) -> None:
+    async def play(wire: Wire) -> None:
+        asked = await wire.ask()
+        await wire.answer(asked, b"too much", 413)  # and the connection is reset, with much of the request unread
+
+    async with http2_origin(play) as origin, serving(tmp_path, config(origin.port)) as plane:
+        for number in range(1, 6):
+            async with client(plane) as stream, trio.open_nursery() as sending:
+                sending.start_soon(_send_what_goes, stream, post(10 * MIB) + b"x" * (10 * MIB))
+                said = await scripted.until(stream, b"too much")
+                record = await plane.record(number)
+                sending.cancel_scope.cancel()
+            assert said.startswith(b"HTTP/1.1 413")
+            assert record.status == 413
+        await gone(plane, origin.port)
+
+
+async def _send_what_goes(stream: trio.SocketStream, data: bytes) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_all(data)
 
 
 # -- connections ----------------------------------------------------------------------------------------------------
