@@ -118,6 +118,25 @@ async def test_on_a_connection_that_goes_on_each_request_is_judged(tmp_path: Pat
         assert int((await answer(stream)).split(b" ")[1]) == 421
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"Content-Length: 5\r\n\r\nhello",
+        b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+        b"dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        b"X-Forwarded-Host: x.b.example\r\nForwarded: host=x.b.example\r\n\r\n",
+    ],
+    ids=["a body", "a body that is announced", "a WebSocket", "another host by a proxy's word"],
+)
+async def test_whatever_else_is_asked_for(more: bytes, tmp_path: Path, nursery: trio.Nursery) -> None:
+    async with https(tmp_path, nursery) as plane, connected(plane, "x.b.example") as stream:
+        await stream.send_all(get("admin.b.example").removesuffix(b"\r\n") + more)
+        assert (await answer(stream)).startswith(b"HTTP/1.1 421 ")
+        record = await plane.record()
+    assert record.endpoint == ""
+
+
 async def test_a_stream_of_http2_is_misdirected_and_the_others_are_not(tmp_path: Path, nursery: trio.Nursery) -> None:
     async with https(tmp_path, nursery) as plane, connected(plane, "x.b.example", None, b"", "h2") as stream:
         client = await greeted(stream)
