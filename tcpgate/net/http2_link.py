@@ -4,7 +4,8 @@ Theory of operation. The machine (`codec/http2`) turns bytes into events and hol
 something there calls `wake`; the writer then takes all of it in one piece, so that what many streams say in the same
 instant is one system call. What the machine may hold is bounded: a stream that has body data to send waits while there
 is no `room`, and is told when the kernel has taken what was there. Control frames need no room: the machine ends the
-connection of a peer that makes us say more and more without reading.
+connection of a peer that makes us say more and more without reading. Heads need none, either; a peer that has let too
+many of them wait is not read.
 
 Either role: the client's side of the gateway has streams that the peer opens, an endpoint's side those that we open.
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 MOST_UNSENT = 128 << 10
 """Bytes of body data in the machine for all streams together; a socket buffer's worth. Envoy's watermark: 256 KiB."""
+MOST_WAITING = 4 * MOST_UNSENT
+"""Bytes of all frames that wait to be sent; a peer that has let them become more is not read until it has read."""
 
 
 class Http2Link:
@@ -65,8 +68,9 @@ class Http2Link:
 
         The answers that the machine has to it are on their way.
         """
-        # Heads need no room, so a client that does not read its answers must not be read, either.
-        while self._sending and not self.room and self.lost is None:
+        # Heads need no room, so a client that asks on and reads no answer must not be read, either. Where it is body
+        # data that waits, reading goes on: a peer may want to be read before it reads.
+        while self._sending and len(self.machine.out) > MOST_WAITING and self.lost is None:
             await self._has_sent.wait()
         data = await self.stream.receive_some()
         if not data:

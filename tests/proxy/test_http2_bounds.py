@@ -10,7 +10,7 @@ import trio
 
 from tcpgate.codec.http2 import frames
 from tcpgate.codec.http2_stream import Inflow
-from tcpgate.net.http2_link import MOST_UNSENT
+from tcpgate.net.http2_link import MOST_UNSENT, MOST_WAITING
 from tcpgate.proxy.http2 import Http2Connection
 from tests.plane import TestPlane, serving
 from tests.proxy.downgrade_cases import pseudo
@@ -133,9 +133,38 @@ async def test_a_client_that_asks_and_never_reads_is_not_read_either(
                         await trio.sleep(0.001)
                     most = max(most, len(_connection(plane).link.machine.out))
             # It asks in steps of 20 answers of 12 kB; the kernels took what they took, and then nobody read it.
-            assert most <= MOST_UNSENT + 21 * 12_200
+            assert most <= MOST_WAITING + 21 * 12_200
             assert len(plane.records) < number // 2
             assert number // 2 < 2000
+        await settled(plane)
+
+
+async def test_a_client_that_writes_before_it_reads_is_read_while_body_data_waits(
+    tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    taken = 0
+
+    async def play(stream: trio.SocketStream) -> None:
+        nonlocal taken
+        said = await head(stream)
+        taken += len(said)  # some of the body is with it; chunks make up for the head
+        if b" /big " in said:
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20) + bytes(64 << 20))
+        while got := await stream.receive_some(65536):
+            taken += len(got)
+
+    async with serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane:
+        async with raw_client(plane) as client:
+            wide = frames.settings([(4, 1 << 30)]) + frames.window_update(0, 1 << 30)
+            await client.stream.send_all(wide + headers(pseudo(path=b"/big")))
+            while len(_connection(plane).link.machine.out) < MOST_UNSENT:  # the kernels have taken what they take
+                await trio.sleep(0.002)
+            with trio.fail_after(20):
+                for number in range(3, 33, 2):
+                    post = headers(pseudo(method=b"POST"), end=False, stream=number)
+                    await client.stream.send_all(post + 4 * data(bytes(15_000), end=False, stream=number))
+                while taken < 15 * 60_000:
+                    await trio.sleep(0.002)
         await settled(plane)
 
 
