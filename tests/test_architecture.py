@@ -63,6 +63,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("config/pem.py", "pathlib"): "reads the files that hold certificates and keys",
     ("config/host.py", "pathlib"): "looks at the host for `check`: folders and programs that the config names",
     ("config/host.py", "os"): "asks whether this user may run them or write there",
+    ("config/host.py", "ssl"): "asks OpenSSL which words of a cipher list it knows",
 }
 """(file, module or rule) -> why it may."""
 

@@ -35,6 +35,8 @@ class World:
     """Whether files can be made in this folder."""
     makeable: Callable[[str], str]
     """The same, or the folder can be made first."""
+    speakable: Callable[[str], str]
+    """Whether OpenSSL knows any cipher of this list."""
     open_files: int = 0
     """RLIMIT_NOFILE of a worker; 0: unknown."""
     longest_backlog: int = 0
@@ -119,6 +121,9 @@ def _check_host(config: schema.Config, world: World, report: Report) -> None:
     for name, upstream in config.upstreams.items():
         if upstream.health is not None and upstream.health.exec:
             report.judge(("upstreams", name, "health", "exec", 0), world.runnable(upstream.health.exec[0]))
+    for name, listener in config.listeners.items():
+        if listener.tls is not None and listener.tls.ciphers is not None:
+            report.judge(("listeners", name, "tls", "ciphers"), world.speakable(listener.tls.ciphers))
     for key, target in (("access", config.log.access), ("events", config.log.events)):
         if target.startswith("/"):
             report.judge(("log", key), world.writable(target.rpartition("/")[0] or "/"))

@@ -168,7 +168,7 @@ def alpn(text: str) -> str:
 
 
 def ciphers(text: str) -> str:
-    """OpenSSL's cipher list; which words there are, the library tells when it is used."""
+    """OpenSSL's cipher list; which words there are, `host.py` asks the library."""
     return "" if re.fullmatch(r"[!-~]+", text) else f'{quoted(text)} is not a cipher list; such as "ECDHE+AESGCM"'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import ssl
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ def host(environ: Mapping[str, str], open_files: int, now: float = 0.0) -> World
         runnable=partial(runnable, search),
         writable=writable,
         makeable=makeable,
+        speakable=speakable,
         open_files=open_files,
         longest_backlog=longest_backlog(),
         now=now,
@@ -41,6 +43,18 @@ def longest_backlog(file: Path = Path("/proc/sys/net/core/somaxconn")) -> int:
         return int(file.read_text())
     except (OSError, ValueError):
         return 0
+
+
+def speakable(ciphers: str) -> str:
+    """Why OpenSSL can make nothing of this cipher list; "" if it can."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(ciphers)
+    except ssl.SSLError:
+        text = f"OpenSSL knows none of {quoted(ciphers)} for TLS 1.2"
+        return (
+            f'{text}; `openssl ciphers -v "ECDHE+AESGCM"` shows what a list stands for; those of TLS 1.3 are always on'
+        )
+    return ""
 
 
 def runnable(search: str, program: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tcpgate.config.host import host
 from tcpgate.config.load import load
 from tcpgate.errors import ConfigError
 from tests import pki
@@ -334,6 +335,19 @@ CASES: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(("text", "expected"), list(CASES.values()), ids=list(CASES))
 def test_what_is_said(text: str, expected: list[str]) -> None:
     assert sorted(told(text)) == sorted(expected)
+
+
+@pytest.mark.parametrize("words", ["NONSENSE", "TLS_AES_128_GCM_SHA256"])
+def test_a_cipher_list_of_which_this_hosts_openssl_knows_nothing_is_wrong(words: str) -> None:
+    text = '\n[routes.r]\nupstream = "u"\n[upstreams.u]\nendpoints = ["10.0.0.1:80"]'
+    Path("t.toml").write_text(tls('ciphers = "ECDHE+AESGCM"') + text)
+    load("t.toml", environ={}, credentials=None, world=host({}, 0))
+    Path("t.toml").write_text(tls(f'ciphers = "{words}"') + text)
+    with pytest.raises(ConfigError) as caught:
+        load("t.toml", environ={}, credentials=None, world=host({}, 0))
+    wrong = [problem for problem in caught.value.problems if not problem.warning]
+    assert [(problem.path, problem.line) for problem in wrong] == [("listeners.l.tls.ciphers", 6)]
+    assert wrong[0].text.startswith(f'OpenSSL knows none of "{words}" for TLS 1.2; `openssl ciphers')
 
 
 NEEDS_TLS = "needs tls, to end its clients' TLS here, or sni or alpn, to see where it goes"
