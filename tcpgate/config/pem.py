@@ -48,6 +48,11 @@ class Kept:
     digest: str
     """Of what they hold now, to tell one failure from the next."""
 
+    @property
+    def told(self) -> str:
+        """For people."""
+        return f"{self.path}: {self.why}; what was there before goes on"
+
 
 @attrs.frozen(kw_only=True)
 class Reread:

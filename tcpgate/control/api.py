@@ -198,7 +198,7 @@ def status(api: Api, request: Request) -> Answer:
             "reloads": api.reloader.counts,
             "last_reload": reload_document(last) if last else None,
             "restart_needed_for": list(api.reloader.restart),
-            "warnings": list(api.reloader.warnings),
+            "warnings": [*api.reloader.warnings, *(one.told for one in api.reloader.kept)],
             "endpoints": {
                 "total": len(endpoints),
                 "up": len(endpoints) - len(out),

@@ -99,7 +99,7 @@ class CertificateKeeper:
             self._tell(
                 "certificate_kept",
                 "warning",
-                f"{one.path}: {one.why}; what was there before goes on",
+                one.told,
                 {"path": one.path, "files": files},
             )
         if result.changed:

@@ -148,6 +148,8 @@ class Reloader:
         """Where the config that serves came from."""
         self.config: schema.Config | None = None
         self.warnings: tuple[str, ...] = ()
+        self.kept: tuple[Kept, ...] = ()
+        """Files that could not be used when they changed: what they held before serves."""
         self.generation = 0
         self.sockets: dict[str, socket.socket] = {}
         self.last: ReloadResult | None = None
@@ -167,6 +169,8 @@ class Reloader:
                 if self._next is run:
                     self._next = None
                 run.result = self._told(await self._guarded(self._load_and_attempt))
+                if run.result.ok:
+                    self.kept = ()
         return run.result
 
     async def renew(self, now: float) -> tuple[ReloadResult | None, tuple[Kept, ...]]:
@@ -188,6 +192,7 @@ class Reloader:
                 return await self._attempt(attrs.evolve(loaded, config=again.config, warnings=warnings))
 
             result = await self._guarded(attempt)
+            self.kept = tuple(kept)
             if not result.ok:
                 self._told(result)
             elif result.changed:

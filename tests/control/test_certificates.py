@@ -269,6 +269,7 @@ async def test_half_a_renewal_keeps_the_old_pair_and_is_told_once_for_each_conte
     assert house.reloader.counts["failed"] == 1
     assert await house.keeper.renew()
     assert house.told() == []  # the same content
+    assert [one.told for one in house.reloader.kept] == [kept[2]]  # for whoever asks later
     house.put("one", second, key=False)
     assert await house.keeper.renew()
     assert [event[0] for event in house.told()] == ["certificate_kept"]
@@ -278,6 +279,7 @@ async def test_half_a_renewal_keeps_the_old_pair_and_is_told_once_for_each_conte
     assert await house.keeper.renew()
     assert [event[0] for event in house.told()] == ["certificates_reloaded"]
     assert house.reloader.counts == {"ok": 1, "failed": 2, "noop": 0}
+    assert house.reloader.kept == ()
 
 
 async def test_a_file_that_is_gone_keeps_its_certificate_and_the_others_are_renewed(house: House) -> None:
