@@ -16,6 +16,7 @@ memfd_create(2). Owner: whoever connects, see `greeting.py`.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -242,7 +243,10 @@ class ClientHandshake:
         reason = exc.reason or ""
         if reason in _NOT_TLS:
             return self._wrong(Reason.TLS_HANDSHAKE, "it does not speak TLS there")
-        return self._wrong(Reason.TLS_HANDSHAKE, reason_text(exc))
+        text = reason_text(exc)
+        if "application protocol" in text and self._spec.alpn_required:
+            text = f"it does not speak {' or '.join(self._spec.alpn)}: {text}"
+        return self._wrong(Reason.TLS_HANDSHAKE, text)
 
     def _verdict(self, exc: ssl.SSLCertVerificationError) -> str:
         """OpenSSL's word on the certificate."""
@@ -259,4 +263,6 @@ class ClientHandshake:
 
 def reason_text(exc: ssl.SSLError) -> str:
     """OpenSSL's name of what went wrong, as words: "tlsv1 alert unknown ca"."""
-    return (exc.reason or str(exc)).replace("_", " ").lower()
+    # ssl has no name for some alerts: "[SSL] tlsv1 alert no application protocol (_ssl.c:992)".
+    text = exc.reason or re.sub(r"^\[SSL[^\]]*\] | \(_ssl\.c:\d+\)$", "", str(exc))
+    return text.replace("_", " ").lower()

@@ -229,7 +229,7 @@ class Arrival(Arriving):
             self.held, self.seen, data = b"", 0, data[size:]
             self.arrived = told_by(found, self.arrived.sockaddr, self.arrived.port)
         elif self.spec.proxy_protocol == "require":
-            self.refuse(Reason.PROXY_HEADER, "it begins with something else", "proxy_protocol")
+            self.refuse(Reason.PROXY_HEADER, "it begins with no PROXY header", "proxy_protocol")
             return None, data
         self._advance()
         return 1, data
@@ -300,7 +300,7 @@ class Arrival(Arriving):
         """Go by what it asks for."""
         self.hello = hello
         if self.spec.protocol == "tcp" and self.host.upstream_for(hello.server_name, hello.alpn) is None:
-            what = f"no upstream for {hello.server_name or 'no name'}"
+            what = f"no upstream for {hello.server_name or 'clients that name no server'}"
             self.refuse_tls(Reason.NO_ROUTE, what, client_hello.UNRECOGNIZED_NAME, "sni")
         elif self.spec.tls is None:
             self._settle()
@@ -341,6 +341,8 @@ class Arrival(Arriving):
             self.watch(WRITE)
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
             self.left("closed during the handshake")
+        except ssl.SSLCertVerificationError as exc:
+            self.refuse_tls(Reason.TLS_REFUSED, f"its certificate: {exc.verify_message}", None)
         except ssl.SSLError as exc:  # OpenSSL has sent the alert, or got one
             why = exc.reason or str(exc)
             by = Side.CLIENT if "ALERT" in why else Side.GATEWAY

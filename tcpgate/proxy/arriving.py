@@ -203,7 +203,7 @@ class Arriving(ABC):
         self, reason: Reason, detail: str, words: bytes | None, key: str = "tls", by: Side = Side.GATEWAY
     ) -> None:
         """Say no by these words of the client's protocol, and let it read them."""
-        self._count_failure()
+        self._count_failure(LISTENER_REFUSED)
         if words is not None:
             with suppress(OSError):
                 self.sock.send(words)
@@ -229,9 +229,11 @@ class Arriving(ABC):
             os.close(fd)
         self.host.ended(self)
 
-    def _count_failure(self) -> None:
-        if self.spec.tls is not None:
-            self.host.plane.page[self.plan.block + LISTENER_HANDSHAKES_FAILED] += 1
+    def _count_failure(self, else_at: int | None = None) -> None:
+        """A handshake that failed; where there is none of ours, in the field `else_at`."""
+        at = LISTENER_HANDSHAKES_FAILED if self.spec.tls is not None else else_at
+        if at is not None:
+            self.host.plane.page[self.plan.block + at] += 1
 
     def _write(self, ended_by: Side, reason: Reason, detail: str, key: str) -> None:
         """The record of a connection that never came to its protocol."""

@@ -253,7 +253,7 @@ class LaneFlow:
             elif (
                 reason is not Reason.OK
                 or self._attempts
-                or (self.arrived is not None and self.arrived.tls is not None)
+                or (self.arrived is not None and self.arrived.hello is not None)
                 or not self._write_plain(upstream, endpoint.name, ended_by, relay)
             ):
                 self._attempts += (FlowAttempt(endpoint.name, Reason.OK, self._connected_after),)

@@ -212,5 +212,5 @@ listen over_tls
             # Without a header nobody comes in, not even from there.
             assert "200" not in await curl(tmp_path, port, scheme="http")
             line = await gateway.access_line(lambda line: line["reason"] == "proxy_header")
-            assert line["detail"] == "it begins with something else"
+            assert line["detail"] == "it begins with no PROXY header"
     nursery.cancel_scope.cancel()

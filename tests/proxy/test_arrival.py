@@ -152,8 +152,8 @@ async def test_where_a_header_is_required_nobody_else_comes_in(tmp_path: Path, n
 
 
 BAD = [
-    (GET, "it begins with something else"),
-    (b"PROX\r\n", "it begins with something else"),
+    (GET, "it begins with no PROXY header"),
+    (b"PROX\r\n", "it begins with no PROXY header"),
     (b"PROXY TCP4 1.1.1.1 2.2.2.2 01 2\r\n", "PROXY header: b'01' is no port"),
     (V2[:-1] + b"!", "PROXY header: its checksum is wrong"),
     (SIGNATURE + b"\x11", "PROXY header: version 1"),
@@ -405,6 +405,7 @@ async def test_the_name_and_the_protocols_of_a_hello_lead_the_way(
         assert await greet(plane, name, *alpn) == whom + b":hi"
         record = await plane.record()
     assert (record.upstream, record.tls, record.reason) == (whom.decode(), "", "ok")
+    assert record.host.lower() == name.lower()
 
 
 async def test_a_hello_byte_by_byte_leads_the_same_way(tmp_path: Path, nursery: trio.Nursery) -> None:
@@ -417,6 +418,7 @@ async def test_an_unknown_name_gets_an_alert_and_a_record(tmp_path: Path, nurser
         with pytest.raises(trio.BrokenResourceError) as caught:
             await greet(plane, "c.example")
         record = await plane.record()
+        assert plane.counts("listener", "web")["refused"] == 1
     assert "UNRECOGNIZED_NAME" in str(caught.value.__cause__)
     assert (record.reason, record.host, record.rule) == (Reason.NO_ROUTE, "c.example", "listeners.web.sni")
     assert plane.counts("listener", "web")["connections"] == 0

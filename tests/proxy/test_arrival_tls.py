@@ -266,8 +266,12 @@ async def test_who_has_no_certificate_gets_an_alert(tmp_path: Path, nursery: tri
         stranger = client_context()
         trustme.CA().issue_cert("client@example.org").configure_cert(stranger)
         assert "UNKNOWN_CA" in await refused(plane, "a.example", stranger)
+        await plane.record(2)
+        judged = await plane.record(3)
     assert "CERTIFICATE_REQUIRED" in said
     assert (record.reason, record.detail) == (Reason.TLS_REFUSED, "peer did not return a certificate")
+    what = "its certificate: unable to get local issuer certificate"
+    assert (judged.reason, judged.detail, judged.answered_by) == (Reason.TLS_REFUSED, what, "gateway")
     assert (record.rule, record.host, record.status) == ("listeners.web.tls", "a.example", 0)
 
 
