@@ -92,6 +92,15 @@ async def test_a_calls_timeout_is_heard_on_either_path(lane: bool, tmp_path: Pat
     assert dict(client.fields[3])[b"grpc-status"] == b"4"
 
 
+async def test_a_preface_that_is_none_is_answered_as_the_http1_that_it_may_be(tmp_path: Path) -> None:
+    # RFC 9113 3.4: no GOAWAY is due to a peer that does not speak HTTP/2. RFC 9112 3: a 400 is, to one of HTTP/1.1.
+    async with serving(tmp_path, config(1, listener=H2)) as plane, client(plane) as stream:
+        await stream.send_all(b"INVALID CONNECTION PREFACE\r\n\r\n")
+        said = await rest(stream)
+        await settled(plane)
+    assert said.startswith(b"HTTP/1.1 400 ")
+
+
 # -- what it makes us keep ------------------------------------------------------------------------------------------
 
 
