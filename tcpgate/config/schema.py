@@ -134,8 +134,8 @@ class ClientTimeouts:
     """`[listeners.NAME.timeouts]`: how slow a client may be. None can be switched off."""
 
     handshake: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
-    """From the accept to the end of the PROXY header and of the TLS handshake; of HTTP/2, as long again until our SETTINGS
-    are acknowledged (seconds)."""
+    """From the accept to the end of the PROXY header and of the TLS handshake (seconds). Of HTTP/2, as long again until
+    our SETTINGS are acknowledged."""
     head: Seconds = attrs.field(default=Seconds(10.0), validator=some_time)
     """From the first byte of a head to its last (seconds), however many bytes trickle in; 408 after."""
     idle: Seconds = attrs.field(default=Seconds(75.0), validator=some_time)
