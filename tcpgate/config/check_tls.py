@@ -82,13 +82,20 @@ def _check_starttls(
     at = (*path, "starttls")
     if listener.protocol == "http":
         report.error(at, 'is for tcp listeners; set protocol = "tcp"')
-    elif not (listener.tls or listener.sni or listener.alpn):
+        return
+    if not (listener.tls or listener.sni or listener.alpn):
         report.error(at, "needs tls, to end its clients' TLS here, or sni or alpn, to see where it goes")
-    elif listener.tls is None:
-        for name in dict.fromkeys((listener.upstream or "", *listener.sni.values(), *listener.alpn.values())):
-            if name in upstreams and upstreams[name].tls is not None:
-                text = f"clients' own TLS passes here without tls, but upstreams.{name} has tls; remove one of them"
-                report.error(at, text)
+        return
+    for name in dict.fromkeys((listener.upstream or "", *listener.sni.values(), *listener.alpn.values())):
+        upstream = upstreams.get(name)
+        if upstream is None:
+            continue
+        if upstream.tls is not None and listener.tls is None:
+            text = f"clients' own TLS passes here without tls, but upstreams.{name} has tls; remove one of them"
+            report.error(at, text)
+        if upstream.health is not None and upstream.health.tls:
+            text = "does not ask PostgreSQL for TLS first, so it always fails there; tcp = true does not"
+            report.warn(("upstreams", name, "health", "tls"), text)
 
 
 def _check_proxy(path: KeyPath, listener: schema.Listener, report: Report) -> None:

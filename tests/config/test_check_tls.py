@@ -375,3 +375,12 @@ NEEDS_TLS = "needs tls, to end its clients' TLS here, or sni or alpn, to see whe
 )
 def test_who_asks_for_tls_gets_one_and_only_one(text: str, said: list[str]) -> None:
     assert told(text) == said
+
+
+def test_a_probe_by_tls_does_not_ask_postgresql_first() -> None:
+    text = tls(listener='protocol = "tcp"\nupstream = "db"\nstarttls = "postgres"')
+    text += '\n[upstreams.db]\nendpoints = ["10.0.0.1:5432"]\n[upstreams.db.tls]\n[upstreams.db.health]\n'
+    said = told(f"{text}tls = true")
+    wanted = "does not ask PostgreSQL for TLS first, so it always fails there; tcp = true does not"
+    assert f"upstreams.db.health.tls: warning: {wanted}" in said
+    assert wanted not in "".join(told(f"{text}tcp = true"))
