@@ -123,7 +123,11 @@ REASONS: dict[Reason, ReasonFacts] = {
     Reason.REDIRECT: _facts(Side.GATEWAY, 0, "", "LR", "The route redirects."),
     Reason.TUNNEL_CLOSED: _facts(Side.CLIENT, 0, "", "--", "Both sides ended the tunnel."),
     Reason.BAD_REQUEST: _facts(
-        Side.CLIENT, 400, "http_request_error", "PR", "The request is not well-formed HTTP/1.1."
+        Side.CLIENT,
+        400,
+        "http_request_error",
+        "PR",
+        "The request is not well-formed, or not meant for this connection.",
     ),
     Reason.HEAD_TIMEOUT: _facts(
         Side.CLIENT, 408, "http_request_error", "cR", "The request head did not arrive in time."
@@ -207,7 +211,7 @@ REASONS: dict[Reason, ReasonFacts] = {
         Side.UPSTREAM, 502, "http_response_incomplete", "SD", "The endpoint's answer ended too early."
     ),
     Reason.UPSTREAM_PROTOCOL: _facts(
-        Side.UPSTREAM, 502, "http_protocol_error", "PH", "The endpoint's answer is not well-formed HTTP/1.1."
+        Side.UPSTREAM, 502, "http_protocol_error", "PH", "The endpoint's answer is not the HTTP that it was asked in."
     ),
     Reason.UPSTREAM_HEAD_TOO_LARGE: _facts(
         Side.UPSTREAM, 502, "http_response_header_section_size", "PH", "The endpoint's response head is too large."

@@ -39,6 +39,14 @@ def check_tls(config: schema.Config, names: Names, report: Report) -> None:
             if upstream.health is not None and upstream.health.tls and (upstream.tls.verify or upstream.tls.pin):
                 text = "judges no certificate, so an endpoint whose certificate is refused looks healthy; ask by http"
                 report.warn(("upstreams", name, "health", "tls"), text)
+        if (
+            upstream.health is not None
+            and upstream.health.grpc is not None
+            and upstream.http != "h2"
+            and name in served
+        ):
+            text = 'is asked by HTTP/2, but requests go by HTTP/1.1; calls of gRPC need http = "h2"'
+            report.warn(("upstreams", name, "health", "grpc"), text)
         if upstream.http != "http/1.1" and name not in served and any(_leads(config, name)):
             report.warn(("upstreams", name, "http"), "has no effect: only tcp listeners lead here, and they move bytes")
     for name, route in config.routes.items():

@@ -64,7 +64,9 @@ def _report_rivals(first: Rule, second: Rule, report: Report) -> None:
     if first.conditions == second.conditions:
         shared = ", ".join(sorted(first.methods & second.methods))
         which = f" for {shared}" if shared and first.methods != second.methods else ""
-        report.error(at, f"takes the same requests as {other}{which}; tell them apart by host, path, method or header")
+        report.error(
+            at, f"takes the same requests as {other}{which}; tell them apart by listener, host, path, method or header"
+        )
     else:
         ahead = min(first.name, second.name)
         report.warn(at, f"is as specific as {other}; a request that meets both goes to {quoted(ahead)}, by its name")

@@ -290,6 +290,13 @@ CASES: dict[str, tuple[str, list[str]]] = {
         '[routes.u]\npath = "/u"\nupstream = "u"\n[upstreams.u]\nendpoints = ["u:1"]\nproxy_protocol = "v2"',
         [],
     ),
+    "calls of gRPC that would go by HTTP/1.1": (
+        '[routes.u]\npath = "/u"\nupstream = "u"\n[upstreams.u]\nendpoints = ["u:1"]\nhealth.grpc = ""',
+        [
+            "upstreams.u.health.grpc: warning: is asked by HTTP/2, but requests go by HTTP/1.1; "
+            'calls of gRPC need http = "h2"'
+        ],
+    ),
     # -- upstreams --------------------------------------------------------------------------------------------------
     "proof by authorities": (upstream('ca = "ca.pem"\nname = "a.example"\ncert = "a.crt"\nkey = "a.key"'), []),
     "proof by nothing": (
@@ -326,7 +333,7 @@ CASES: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "a probe of the server as a whole": (
-        upstream('ca = "ca.pem"\n[upstreams.u.health]\ngrpc = ""'),
+        upstream('ca = "ca.pem"\n[upstreams.u.health]\ngrpc = ""').replace("endpoints", 'http = "h2"\nendpoints'),
         [],
     ),
 }
