@@ -139,7 +139,7 @@ def test_the_other_examples_are_parts_of_configs_that_can_serve_without_a_warnin
     for name, text in texts.items():
         Path(name).touch(mode=0o600)
         Path(name).write_text(text)
-    base = '[listeners.base]\nbind = ["127.0.0.1:9"]\n[routes.base]\nrespond = {}\n'
+    base = '[listeners.base]\nbind = ["127.0.0.1:9"]\n[routes.base]\nhosts = ["base.example"]\nrespond = {}\n'
     examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)[1:]
     assert len(examples) >= 5
     for example in examples:
