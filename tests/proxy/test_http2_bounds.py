@@ -10,7 +10,7 @@ import trio
 
 from tcpgate.codec.http2 import frames
 from tcpgate.codec.http2_stream import Inflow
-from tcpgate.net.http2_link import MOST_UNSENT, MOST_WAITING
+from tcpgate.net.http2_link import MOST_WAITING
 from tcpgate.proxy.http2 import Http2Connection
 from tests.plane import TestPlane, serving
 from tests.proxy.downgrade_cases import pseudo
@@ -158,17 +158,21 @@ async def test_a_client_that_writes_before_it_reads_is_read_while_body_data_wait
         said = await head(stream)
         taken += len(said)  # some of the body is with it; chunks make up for the head
         if b" /big " in said:
-            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (64 << 20) + bytes(64 << 20))
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (16 << 20) + bytes(16 << 20))
         while got := await stream.receive_some(65536):
             taken += len(got)
 
-    async with serving(tmp_path, config(await origin(nursery, play), listener=H2)) as plane:
+    patient = f'{H2}\ntimeouts = {{ stall = "60s" }}'  # nobody is to be cut for not reading here
+    async with serving(tmp_path, config(await origin(nursery, play), listener=patient)) as plane:
         async with raw_client(plane) as client:
+            client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
             wide = frames.settings([(4, 1 << 30)]) + frames.window_update(0, 1 << 30)
             await client.stream.send_all(wide + headers(pseudo(path=b"/big")))
-            while len(_connection(plane).link.machine.out) < MOST_UNSENT:  # the kernels have taken what they take
-                await trio.sleep(0.002)
-            with trio.fail_after(20):
+            before, sent = -1, 0
+            while before != sent:  # until the kernels have taken what they take
+                await trio.sleep(0.2)
+                before, sent = sent, _connection(plane).link.stream.bytes_out
+            with trio.fail_after(50):
                 for number in range(3, 33, 2):
                     post = headers(pseudo(method=b"POST"), end=False, stream=number)
                     await client.stream.send_all(post + 4 * data(bytes(15_000), end=False, stream=number))
