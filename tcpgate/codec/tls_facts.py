@@ -29,6 +29,11 @@ class ClientCert:
     """All of it, for Client-Cert (RFC 9440)."""
 
     @property
+    def name(self) -> str:
+        """Who it is, in one line: the subject, or the first alternative name where that is empty."""
+        return self.subject or (self.sans[0] if self.sans else self.sha256)
+
+    @property
     def common_name(self) -> str:
         """The subject's CN, or ""."""
         for part in self.subject.split(","):

@@ -120,7 +120,7 @@ class RequestView:
     response: Edits = attrs.field(factory=Edits)
     """For the response that goes to the client, be it the upstream's or the gateway's own."""
     auth: str = ""
-    """Who the client is, once a filter has proved it; for the access record."""
+    """Who the client is: by its certificate, until a filter has proved more; for the access record."""
     limit: str = ""
     """Name of the limit that applied; for the access record."""
     tls: TlsFacts | None = None

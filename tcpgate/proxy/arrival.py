@@ -275,7 +275,9 @@ class Arrival(Arriving):
         elif PREFACE_BYTES.startswith(data):
             return len(PREFACE_BYTES)
         else:
-            self._settle()
+            # A line of three words whose last is no version is no request either: HTTP/2 says that it is no preface.
+            words = data.partition(b"\n")[0].split()
+            self._settle(http2=len(words) > 2 and not words[-1].startswith(b"HTTP/"))
         return None
 
     def _read_hello(self, data: bytes) -> int | None:

@@ -53,6 +53,11 @@ class Arrived:
         return self.trust is None or self.trust.covers(host, server)
 
     @property
+    def identity(self) -> str:
+        """For the access record: who the client is by its certificate; "" if it has shown none."""
+        return "" if self.tls is None or self.tls.client is None else self.tls.client.name
+
+    @property
     def text(self) -> str:
         """For the access record: version and cipher, or "" if we had no TLS with the client."""
         return "" if self.tls is None else self.tls.text

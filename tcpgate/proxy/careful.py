@@ -54,6 +54,7 @@ class Careful:
         self.id = heads.id_of(peer, head)
         tls = None if peer.arrived is None else peer.arrived.tls
         self.view = RequestView(head=head, client=heads.client_of(peer, head), tls=tls)
+        self.view.auth = "" if peer.arrived is None else peer.arrived.identity
         self.done = 0
         """How many filters were asked."""
         self.verdict: Verdict | None = None

@@ -65,6 +65,7 @@ class Exchange:
         """What the lane has done of it already."""
         tls = None if connection.arrived is None else connection.arrived.tls
         self.view = RequestView(head=head, client=heads.client_of(connection, head), tls=tls)
+        self.view.auth = "" if connection.arrived is None else connection.arrived.identity
         self.client = record.client = self.view.client_text
         self.call = call_of(head)
         """What is different about it if it is a gRPC call."""

@@ -52,6 +52,7 @@ def _record_of(ride: HttpRider, now: float, failure: GateError, bytes_in: int) -
         client=ride.client,
         peer=ride.peer,
         tls=ride.tls,
+        auth=ride.identity,
         method=method,
         host=host,
         path=path,

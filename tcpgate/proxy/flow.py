@@ -122,6 +122,7 @@ def close_books(
             client=client,
             peer=flow.client,
             tls="" if arrived is None else arrived.text,
+            auth="" if arrived is None else arrived.identity,
             host="" if arrived is None or arrived.hello is None else arrived.hello.server_name,
             proto="tcp",
             answered_by=flow.ended_by,

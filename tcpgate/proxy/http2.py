@@ -77,7 +77,7 @@ class Http2Connection:
         self.port = arrived.port
         self.is_trusted = forwarded.is_trusted(self.address, self.plan.spec.trusted_proxies)
         self.client, self.peer = str(self.address or "unix"), describe(arrived.sockaddr)
-        self.tls = arrived.text
+        self.tls, self.identity = arrived.text, arrived.identity
         self.line = b""
         """The part of access lines that is the same for the connection, once there was one; b"" before."""
         # Who speaks for others, or is told of by a certificate, has requests that take more looking at.

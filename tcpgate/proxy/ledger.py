@@ -38,6 +38,8 @@ class Client(Protocol):
     client: str
     peer: str
     tls: str
+    identity: str
+    """Who it is by its certificate."""
     tls_seconds: float
     """Of its handshake, that no line has told."""
 
@@ -103,7 +105,7 @@ class Ledger:
                 status, 0.0, connecting, wait, now - answered_at, total, (now - started) * 1000,
                 bytes_in, bytes_out, prepared.generation, rider.tls_seconds,
             )  # fmt: skip
-            if line is None or (careful is not None and (careful.view.auth or careful.view.limit)):
+            if line is None or rider.identity or (careful is not None and (careful.view.auth or careful.view.limit)):
                 plane.write(self._record(facts))
             else:
                 lines.append(line)
@@ -146,6 +148,7 @@ class Ledger:
             client=rider.client,
             peer=rider.peer,
             tls=rider.tls,
+            auth=rider.identity,
             method=method,
             host=host,
             path=path,

@@ -41,8 +41,8 @@ class Ride(ABC):
 
     __slots__ = (
         "address", "arrived", "began", "bytes_in", "client", "cut_at", "data", "deadline", "events", "fd", "host",
-        "idle", "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides", "shared",
-        "snapshot", "sock", "state", "task", "tls", "tls_seconds", "waits_since",
+        "identity", "idle", "is_fresh", "is_leaving", "lane", "more", "peer", "plan", "plane", "port", "rides",
+        "shared", "snapshot", "sock", "state", "task", "tls", "tls_seconds", "waits_since",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class Ride(ABC):
         self.plane = host.plane
         self.arrived = arrived
         """How it came, where that was not plainly."""
+        self.identity = "" if arrived is None else arrived.identity
+        """Who the client is by its certificate, for records."""
         self.tls = "" if arrived is None else arrived.text
         """Version and cipher, for records; "": we had no TLS with the client."""
         self.tls_seconds = 0.0 if arrived is None else arrived.seconds

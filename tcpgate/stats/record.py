@@ -112,7 +112,7 @@ ACCESS_FIELDS: Mapping[str, str] = {
     "t": "seconds by phase: tls, head, filters, queue, connect, first_byte, body, total; left out if it did not happen",
     "bytes_in": "bytes from the client, heads included",
     "bytes_out": "bytes to the client, heads included",
-    "auth": "who the client is, as a filter proved it",
+    "auth": "who the client is: the subject of its certificate, or as a filter proved it",
     "limit": "rate limit that applied, by filter name",
     "generation": "config generation that served it",
     "attempts_cut": "how many of the last attempts a full line left out; only there if any",

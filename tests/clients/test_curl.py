@@ -70,6 +70,8 @@ async def test_a_client_certificate_is_asked_for_judged_and_told(
         said = await run("curl", "-sS", option, "--cacert", pki.ca, "--cert", cert, "--key", key, url)
         fields = {name.lower(): value for name, value in json.loads(said)["fields"]}
         assert "ada@example.test" in fields["x-forwarded-client-cert"]
+        line = await gateway.access_line(lambda line: line["reason"] == "ok")
+        assert "ada@example.test" in line["auth"]
         refused = await run("curl", "-sS", option, "--cacert", pki.ca, url, code=None)
         assert "alert certificate required" in refused
         line = await gateway.access_line(lambda line: line["reason"] == "tls_refused")

@@ -92,13 +92,23 @@ async def test_a_calls_timeout_is_heard_on_either_path(lane: bool, tmp_path: Pat
     assert dict(client.fields[3])[b"grpc-status"] == b"4"
 
 
-async def test_a_preface_that_is_none_is_answered_as_the_http1_that_it_may_be(tmp_path: Path) -> None:
-    # RFC 9113 3.4: no GOAWAY is due to a peer that does not speak HTTP/2. RFC 9112 3: a 400 is, to one of HTTP/1.1.
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        (b"INVALID CONNECTION PREFACE\r\n\r\n", b"\0\0"),  # a frame's length
+        (b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", b"HTTP/1.1 "),
+        (b"GET  / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 "),
+        (b"nonsense\r\n\r\n", b"HTTP/1.1 400 "),
+    ],
+)
+async def test_a_preface_that_is_none_is_answered_as_what_it_may_be(line: bytes, answer: bytes, tmp_path: Path) -> None:
+    # RFC 9113 3.4: PROTOCOL_ERROR to a preface that is none. RFC 9112 3: a 400 to a request that is none.
     async with serving(tmp_path, config(1, listener=H2)) as plane, client(plane) as stream:
-        await stream.send_all(b"INVALID CONNECTION PREFACE\r\n\r\n")
+        await stream.send_all(line)
         said = await rest(stream)
         await settled(plane)
-    assert said.startswith(b"HTTP/1.1 400 ")
+    assert said.startswith(answer)
+    assert answer != b"\0\0" or b"\0\0\0\1" in said[-60:]  # GOAWAY, PROTOCOL_ERROR
 
 
 # -- what it makes us keep ------------------------------------------------------------------------------------------
