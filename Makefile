@@ -27,7 +27,7 @@ FLAKE8 := --isolated --extend-ignore C,E,F,W --disable ASYNC114 --per-file-ignor
 TOML := etc/*.toml
 CODE := tcpgate tests .ci/branches.py
 
-.PHONY: help run test test-rest slow lint format cover drills drills-quick bench bench-quick fuzz install uninstall clean
+.PHONY: help run test slow lint format cover drills drills-quick bench bench-quick fuzz install uninstall clean
 
 help: ## This list
 	@echo "tcpgate: L4/L7 proxy and API gateway. make TARGET, with TARGET one of:"
@@ -65,9 +65,6 @@ run: $(RUNS) ## Start the gateway on etc/quickstart.toml, with three small origi
 test: $(TESTS) ## The fast tests
 	@$(PYTEST) -n 2
 
-test-rest: $(TESTS) ## The fast tests but those of the pure rooms, which `make cover` runs
-	@$(PYTEST) -n 2 $(PURE_TESTS:%=--ignore=%)
-
 slow: $(TESTS) ## The tests that take more than two seconds each
 	@$(PYTEST) -n 2 -m slow || [ $$? = 5 ] # 5: there is none now
 
@@ -84,7 +81,7 @@ format: $(TESTS) ## Let ruff lay the code out
 
 cover: $(TESTS) ## Branch coverage of the pure rooms by their own tests; fails under 95 %
 	@rm -f .coverage .coverage.*
-	@$(PYTEST) -n 2 -q --cov --cov-report= $(PURE_TESTS)
+	@$(PYTEST) -n 2 -q --hypothesis-profile cover --cov --cov-report= $(PURE_TESTS)
 	@$(BIN)/coverage report --include='$(COVERED)'
 	@$(BIN)/coverage json --quiet --include='$(COVERED)' -o .coverage.json
 	@$(BIN)/python .ci/branches.py 95 .coverage.json

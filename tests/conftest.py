@@ -20,7 +20,9 @@ import trio
 import trustme
 
 # No deadline: a machine that is busy with something else is no bug. The blob makes a failure repeatable by hand.
-hypothesis.settings.register_profile("tcpgate", deadline=None, print_blob=True)
+hypothesis.settings.register_profile("tcpgate", deadline=None, print_blob=True, max_examples=50)
+# Branches are reached by a few examples; each costs three times as much while they are counted.
+hypothesis.settings.register_profile("cover", hypothesis.settings.get_profile("tcpgate"), max_examples=10)
 hypothesis.settings.load_profile("tcpgate")
 
 T = TypeVar("T")
