@@ -143,6 +143,7 @@ async def test_every_kind_of_call_goes_through(tmp_path: Path, pki: Pki, service
 
     async with running(tmp_path, config(tmp_path, pki, port, [service.port])) as gateway:
         await trio.to_thread.run_sync(calls)
+        await gateway.access_line(lambda line: line["path"] == "/test.Echo/both")  # lines are written in batches
         lines = [line for line in gateway.access_lines() if line["path"].startswith("/test.Echo/")]
         assert {line["reason"] for line in lines} == {"ok"}
         assert {line["proto"] for line in lines} == {"h2"}
