@@ -39,5 +39,6 @@ async def test_a_long_body_arrives_whole_each_way(tmp_path: Path, pki: Pki, orig
         got = tmp_path / "got"
         await run(*call, "-o", got, f"{site}/blob?size={SIZE}", within=600)
         assert (await run("sha256sum", got)).split()[0] == wanted
+        await gateway.access_line(lambda line: line["path"] == "/blob")
         for line in gateway.access_lines():
             assert (line["reason"], line["detail"]) == ("ok", ""), (line["method"], line["bytes_in"], line["bytes_out"])
