@@ -303,10 +303,11 @@ H2_CONNECTIONS, H2_STREAMS = 10, 10
 def streams(running: Running, settings: Settings) -> dict[str, float]:
     """CPU per request over HTTP/2 (TLS), ten streams at a time on each of ten connections, by h2load."""
     url = f"https://127.0.0.1:{running.job.ports.https}{SMALL}"
-    many = [f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}", "-t1", f"--duration={max(1.0, settings.seconds):g}"]
+    seconds = max(1, round(settings.seconds))  # h2load knows whole ones only
+    many = [f"-c{H2_CONNECTIONS}", f"-m{H2_STREAMS}", "-t1", f"--duration={seconds}"]
     with accounted(running.service) as figures:
         command = ["h2load", *many, url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=settings.seconds + 60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
     match = H2LOAD_SAID.search(done.stdout)
     if match is None or "protocol: h2" not in done.stdout:
         raise RuntimeError(f"h2load said: {(done.stdout + done.stderr)[-300:]}")
@@ -316,7 +317,7 @@ def streams(running: Running, settings: Settings) -> dict[str, float]:
         **figures,
         "requests": well,
         "failed": failed,
-        "rps": well / max(1.0, settings.seconds),
+        "rps": well / seconds,
         "cpu_us": figures["cpu_ns"] / 1e3 / max(1, well),
     }
 
