@@ -279,6 +279,15 @@ class ResponseHeads:
         self.last: ExpressResponse | None = None
         """The last one read that others of the same head may follow."""
 
+    def begin(self, data: bytes) -> ExpressResponse | None:
+        """The response that `data` begins with, whose `size` tells where its body begins; None: as of `read`, or its
+        head is not all here."""
+        last = self.last  # endpoints repeat themselves
+        if last is not None and data.startswith(last.raw):
+            return last
+        end = data.find(_END) + 4
+        return self.read(data[:end]) if end > 3 else None
+
     def read(self, raw: bytes) -> ExpressResponse | None:
         """The response of a head that ends in an empty line; None: it is not plain, or is wrong."""
         try:

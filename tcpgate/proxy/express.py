@@ -147,16 +147,12 @@ class HttpRider(Asking):
         except OSError as exc:
             self.give_up(broken=exc)
             return
-        answers = self.plane.answers
-        response = answers.last  # endpoints repeat themselves
-        if response is not None and data.startswith(response.raw):
-            end = response.size
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            response = answers.read(data[:end]) if end > 3 else None
+        response = self.plane.answers.begin(data)
         if response is None:
             self.give_up(data)
-        elif response.measured < 0 or self.prepared.is_head:
+            return
+        end = response.size
+        if response.measured < 0 or self.prepared.is_head:
             self._answer_unlike(response, data, end)
         elif len(data) - end > response.measured:
             self.give_up(data)  # it does not end where it says

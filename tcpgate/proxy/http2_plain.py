@@ -145,25 +145,18 @@ class PlainStream:
         except OSError as exc:
             self.give_up(broken=exc)
             return
-        answers = owner.plane.answers
-        response = answers.last  # endpoints repeat themselves
-        if response is not None and data.startswith(response.raw):
-            end = response.size
-        else:
-            end = data.find(b"\r\n\r\n") + 4
-            response = answers.read(data[:end]) if end > 3 else None
-        size = len(data) - end
+        response = owner.plane.answers.begin(data)
         if (
             response is None
-            or response.measured != size
+            or response.measured != (size := len(data) - response.size)
             or self._prepared.is_head
             or size > min(owner.link.room, owner.link.machine.window(self.number))
         ):
             self.give_up(data)
         else:
-            self._answer(up, response, data, end)
+            self._answer(up, response, data)
 
-    def _answer(self, up: UpstreamConnection, response: ExpressResponse, data: bytes, end: int) -> None:
+    def _answer(self, up: UpstreamConnection, response: ExpressResponse, data: bytes) -> None:
         """All of it is here, and goes out with what else the connection says in this turn."""
         owner, endpoint, prepared = self._owner, self._endpoint, self._prepared
         assert endpoint is not None
@@ -173,7 +166,7 @@ class PlainStream:
         before, via, after = response.block or learn(response, lines, name)
         date = b"" if response.has_date else lines[b"Date", owner.plane.date()]
         block = b"%b%b%b%b%b%b" % (before, date, via, _ID, self._id, after)
-        body = data[end:]
+        body = data[response.size :]
         machine.send_block(self.number, block, not body)
         if body:
             machine.send_data(self.number, body, True)
